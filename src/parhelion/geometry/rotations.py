@@ -93,11 +93,11 @@ def from_eman2(az_deg: npt.ArrayLike, alt_deg: npt.ArrayLike, phi_deg: npt.Array
 
 def to_eman2(A: np.ndarray) -> np.ndarray:
     """EMAN2's angles ``(n, 3)``, az, alt, phi in [0, 360) degrees."""
-    return np.mod(to_relion(A) + (90.0, 0.0, -90.0), 360.0)
+    return np.mod(to_relion(A) + np.array([90.0, 0.0, -90.0]), 360.0)
 
 
 def from_cryosparc(vector_rad: npt.ArrayLike) -> np.ndarray:
-    """Matrices ``(n, 3, 3)`` of cryoSPARC's rotation vectors ``(n, 3)`` in radians (``alignments3D/pose``)."""
+    """Matrices ``(n, 3, 3)`` of cryoSPARC's rotation vectors ``(n, 3)`` in radians, ``alignments3D/pose``."""
     vector = np.asarray(vector_rad, float).reshape(-1, 3)
     _columns(**{"alignments3D/pose": vector.sum(axis=1)})
     return exp_so3(-vector)
