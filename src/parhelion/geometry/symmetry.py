@@ -150,8 +150,8 @@ class HelicalSymmetry:
     """A helix along z: one subunit is carried to the next by a turn and a rise.
 
     ``V(x) = V(Rz(twist) x + rise z)``; a positive twist is right-handed, as in RELION. ``order`` is the
-    rotational symmetry about the axis (the number of starts that are related by a pure rotation). ``units`` is
-    how many asymmetric units one image shows, all starts together. ``tilt_range_deg`` is how far the axis may
+    rotational symmetry about the axis (the number of starts related by a pure rotation). ``units`` is how
+    many asymmetric units one image shows, all starts together. ``tilt_range_deg`` is how far the axis may
     lean out of the image plane in a search; None where the name does not say.
     """
 
