@@ -1,0 +1,5 @@
+"""Self-contained HTML reports."""
+
+from parhelion.report.document import Report
+
+__all__ = ["Report"]

@@ -1,0 +1,77 @@
+"""Typed inputs: path parameters that expand patterns, exist, and are checked to be of their kind.
+
+Use them as types of a job's parameters: ``input: MapFile``, ``input: TwoMaps``, ``mask: MapFile | None``.
+"""
+
+import glob
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
+
+from parhelion.errors import FormatError, InputError
+from parhelion.registry import FileKind
+from parhelion.registry.validate import suggest
+
+
+def expand(value: Any) -> Any:
+    """Paths from one or more paths or quoted patterns; a pattern's matches come in sorted order."""
+    if isinstance(value, str | Path):
+        value = [value]
+    if not isinstance(value, list | tuple):
+        return value
+    paths: list[Any] = []
+    for item in value:
+        text = str(item)
+        if glob.has_magic(text) and not Path(text).exists():
+            matches = sorted(glob.glob(str(Path(text).expanduser())))
+            if not matches:
+                raise InputError(f"no file matches {text}")
+            paths += [Path(match) for match in matches]
+        else:
+            paths.append(item)
+    return paths
+
+
+def expand_one(value: Any) -> Any:
+    """One existing file from a path or a pattern that matches exactly one."""
+    if isinstance(value, list | tuple):
+        if len(value) != 1:
+            raise InputError(f"one file is expected here, found {len(value)}: {' '.join(map(str, value))}")
+        value = value[0]
+    if not isinstance(value, str | Path):
+        return value
+    found = expand(value)
+    if len(found) != 1:
+        raise InputError(f"one file is expected, {value} matches {len(found)}")
+    path = Path(found[0]).expanduser()
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; a file is expected")
+    if not path.exists():
+        folder = path.parent
+        names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+        missing = f"no such file: {path}" if folder.is_dir() else f"no such file: {path} (nor the folder)"
+        raise InputError(missing + suggest(path.name, names))
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{path} cannot be read: permission denied")
+    return path
+
+
+def check_map(path: Path) -> None:
+    """Raise FormatError where the file is no three-dimensional map."""
+    from parhelion.io import mrc
+
+    header = mrc.read_header(path)
+    if header.is_stack or min(header.shape) < 2:
+        raise FormatError(f"{path} holds images ({header.shape}), a three-dimensional map is expected")
+
+
+def check_exists(path: Path) -> None:
+    """Nothing beyond the existence that every input is checked for."""
+
+
+File = Annotated[Path, BeforeValidator(expand_one), FileKind("file", check_exists)]
+MapFile = Annotated[Path, BeforeValidator(expand_one), FileKind("map", check_map)]
+TwoMaps = Annotated[tuple[MapFile, MapFile], BeforeValidator(expand)]
+Files = Annotated[tuple[File, ...], BeforeValidator(expand)]

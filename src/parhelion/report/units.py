@@ -1,0 +1,56 @@
+"""How a named value reads: ``resolution_angstrom`` 8.1234 becomes "Resolution", "8.12 Å"."""
+
+UNITS = {
+    "_angstrom2": "Å²",
+    "_angstrom": "Å",
+    "_deg": "°",
+    "_kv": "kV",
+    "_mm": "mm",
+    "_um": "µm",
+    "_kda": "kDa",
+    "_seconds": "s",
+    "_percent": "%",
+    "_bytes": "bytes",
+}
+KNOWN_SHORT = {"fsc": "FSC", "ctf": "CTF", "snr": "SNR", "cpu": "CPU", "bfactor": "B-factor"}
+
+
+def split_unit(name: str) -> tuple[str, str]:
+    """Readable name and unit of a value that is called ``name``."""
+    unit = ""
+    for suffix, symbol in UNITS.items():
+        if name.endswith(suffix):
+            name, unit = name.removesuffix(suffix), symbol
+            break
+    words = [KNOWN_SHORT.get(word, word) for word in name.split("_")]
+    text = " ".join(words)
+    return text[:1].upper() + text[1:], unit
+
+
+def show_number(value: object) -> str:
+    """A value with the digits a person needs."""
+    if value is None:
+        return "not determined"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    if isinstance(value, int):
+        return f"{value:,}" if abs(value) >= 10_000 else str(value)
+    if value != value:
+        return "not determined"
+    return (
+        f"{value:,.0f}"
+        if 10_000 <= abs(value) < 1e9
+        else f"{value:.4g}"
+        if abs(value) >= 1
+        else f"{value:.3g}"
+    )
+
+
+def show_quantity(name: str, value: object) -> str:
+    """The value of ``name`` with its unit."""
+    unit = split_unit(name)[1]
+    if value is None or not unit:
+        return show_number(value)
+    if unit == "bytes" and isinstance(value, int | float):
+        return f"{value / 1e9:.2f} GB" if value >= 1e9 else f"{value / 1e6:.1f} MB"
+    return f"{show_number(value)}{'' if unit == '°' else ' '}{unit}"

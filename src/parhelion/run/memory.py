@@ -1,0 +1,70 @@
+"""How much memory there is, and whether a job fits."""
+
+import resource
+import sys
+from pathlib import Path
+
+from parhelion.errors import ResourceError
+
+PROGRAM_BYTES = 350_000_000
+"""Memory of Python with torch, NumPy and Numba loaded, before a job allocates anything (measured)."""
+
+CGROUP = Path("/sys/fs/cgroup")
+MEMINFO = Path("/proc/meminfo")
+
+
+def show_bytes(count: float) -> str:
+    """``12.3 GB`` or ``460 MB``."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+
+
+def available_bytes(cgroup: Path = CGROUP, meminfo: Path = MEMINFO) -> int | None:
+    """Memory that this process can still take: the machine's or its container's, whichever is less.
+
+    None where the system tells neither. Page cache that the container could give back counts as free.
+    """
+    limits = [_machine(meminfo), _container(cgroup / "memory.max", cgroup / "memory.current", cgroup)]
+    version_1 = cgroup / "memory"
+    limits.append(
+        _container(version_1 / "memory.limit_in_bytes", version_1 / "memory.usage_in_bytes", version_1)
+    )
+    known = [limit for limit in limits if limit is not None]
+    return min(known) if known else None
+
+
+def _machine(meminfo: Path) -> int | None:
+    if not meminfo.is_file():
+        return None
+    for line in meminfo.read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def _container(limit_file: Path, usage_file: Path, folder: Path) -> int | None:
+    if not (limit_file.is_file() and usage_file.is_file()):
+        return None
+    limit = limit_file.read_text().strip()
+    if not limit.isdigit() or int(limit) >= 2**60:
+        return None
+    cache = 0
+    stat = folder / "memory.stat"
+    if stat.is_file():
+        fields = dict(line.split() for line in stat.read_text().splitlines() if len(line.split()) == 2)
+        cache = int(fields.get("total_inactive_file", fields.get("inactive_file", 0)))
+    return int(limit) - int(usage_file.read_text()) + cache
+
+
+def peak_bytes() -> int:
+    """Largest resident memory of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def require(job: str, needed: int, available: int | None) -> None:
+    """Raise ResourceError where ``needed`` bytes are more than there are."""
+    if available is not None and needed > available:
+        raise ResourceError(
+            f"{job} needs about {show_bytes(needed)} of memory here and {show_bytes(available)} are "
+            "available; use fewer threads, a smaller box, or a machine with more memory"
+        )
