@@ -1,0 +1,143 @@
+"""Candidate poses of a chunk of particles: a flat list with the particle each belongs to."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidates:
+    """``m`` poses: batch row ``particle`` ``(m,)``, ``rotation`` ``(m, 3, 3)``, ``shift`` ``(m, 3)``.
+
+    Shifts are in units of the extent. ``chi2`` and ``hessian`` are there once refined; ``weight`` is
+    the posterior share within the particle.
+    """
+
+    particle: Tensor
+    rotation: Tensor
+    shift: Tensor
+    chi2: Tensor | None = None
+    hessian: Tensor | None = None
+    weight: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.particle)
+
+    def take(self, index: Tensor) -> "Candidates":
+        """The candidates at ``index`` (integers or a mask)."""
+
+        def rows(values: Tensor | None) -> Tensor | None:
+            return None if values is None else values[index]
+
+        return Candidates(
+            particle=self.particle[index],
+            rotation=self.rotation[index],
+            shift=self.shift[index],
+            chi2=rows(self.chi2),
+            hessian=rows(self.hessian),
+            weight=rows(self.weight),
+        )
+
+    def moved_to(self, device: torch.device) -> "Candidates":
+        """The same candidates on another device."""
+        if self.particle.device == device:
+            return self
+        return Candidates(
+            **{
+                name: None if getattr(self, name) is None else getattr(self, name).to(device)
+                for name in self.__dataclass_fields__
+            }
+        )
+
+
+def joined(first: Candidates, second: Candidates) -> Candidates:
+    """Both lists' poses, sorted by particle; chi² and weights are dropped."""
+    particle = torch.cat((first.particle, second.particle))
+    order = torch.argsort(particle, stable=True)
+    return Candidates(
+        particle=particle[order],
+        rotation=torch.cat((first.rotation, second.rotation))[order],
+        shift=torch.cat((first.shift, second.shift))[order],
+    )
+
+
+def ranked(candidates: Candidates) -> Candidates:
+    """Sorted by particle, then by chi²."""
+    if candidates.chi2 is None:
+        raise ValueError("candidates are ranked after refinement")
+    order = torch.argsort(candidates.chi2, stable=True)
+    order = order[torch.argsort(candidates.particle[order], stable=True)]
+    return candidates.take(order)
+
+
+def rank_within_particle(particle: Tensor) -> Tensor:
+    """0, 1, 2 … within each run of a sorted ``particle`` list."""
+    start = torch.ones_like(particle, dtype=torch.bool)
+    start[1:] = particle[1:] != particle[:-1]
+    position = torch.arange(len(particle), device=particle.device)
+    first = torch.where(start, position, torch.zeros_like(position)).cummax(0).values
+    return position - first
+
+
+def pruned(
+    candidates: Candidates, most: int, worse_by: float, same_angle_rad: float, same_shift: float
+) -> Candidates:
+    """Distinct poses only, at most ``most`` per particle, none worse than the best by ``worse_by`` in chi²."""
+    ordered = ranked(candidates)
+    ordered = ordered.take(~_repeats(ordered, same_angle_rad, same_shift))
+    rank = rank_within_particle(ordered.particle)
+    position = torch.arange(len(ordered), device=rank.device)
+    chi2 = ordered.chi2
+    best = chi2[position - rank]  # type: ignore[index]
+    return ordered.take((rank < most) & (chi2 - best <= worse_by))
+
+
+def _repeats(ordered: Candidates, angle_rad: float, shift: float) -> Tensor:
+    """True for a pose within ``angle_rad`` and ``shift`` of a better one of the same particle."""
+    rank = rank_within_particle(ordered.particle)
+    repeat = torch.zeros(len(ordered), dtype=torch.bool, device=rank.device)
+    trace = 1 + 2 * torch.cos(torch.tensor(angle_rad)).item()
+    for back in range(1, int(rank.max()) + 1 if len(rank) else 1):
+        later = torch.nonzero(rank >= back).squeeze(1)
+        earlier = later - back
+        near = (ordered.rotation[later] * ordered.rotation[earlier]).sum((1, 2)) > trace
+        near &= (ordered.shift[later] - ordered.shift[earlier]).norm(dim=1) < shift
+        repeat[later] |= near & ~repeat[earlier]
+    return repeat
+
+
+def weighted(candidates: Candidates, free: int, least: float = 0.01) -> Candidates:
+    """Posterior weights by Laplace's approximation: exp(-chi²) / sqrt det(normal matrix).
+
+    Every candidate stands for the mode around it, whose volume is the determinant's root. Candidates
+    below ``least`` of their particle's total are dropped and the rest sum to one. ``free`` is the number
+    of free parameters (fixed ones have a unit diagonal and do not matter).
+    """
+    if candidates.chi2 is None or candidates.hessian is None:
+        raise ValueError("candidates are weighted after refinement")
+    if not len(candidates):
+        return candidates
+    log_volume = -0.5 * torch.linalg.slogdet(candidates.hessian + 1e-9 * torch.eye(6))[1]
+    log_weight = log_volume - candidates.chi2
+    weight = _softmax(candidates.particle, log_weight)
+    kept = candidates.take(weight >= least)
+    weight = _softmax(kept.particle, log_weight[weight >= least])
+    return Candidates(
+        particle=kept.particle,
+        rotation=kept.rotation,
+        shift=kept.shift,
+        chi2=kept.chi2,
+        hessian=kept.hessian,
+        weight=weight,
+    )
+
+
+def _softmax(particle: Tensor, log_weight: Tensor) -> Tensor:
+    """exp(log_weight), normalised within each particle."""
+    size = int(particle.max()) + 1
+    peak = torch.full((size,), -torch.inf, dtype=log_weight.dtype, device=log_weight.device)
+    peak.scatter_reduce_(0, particle, log_weight, "amax")
+    share = torch.exp(log_weight - peak[particle])
+    total = torch.zeros(size, dtype=share.dtype, device=share.device).index_add_(0, particle, share)
+    return share / total[particle]

@@ -1,0 +1,258 @@
+"""One refinement round, composed: score → accumulate → solve → noise → next plan. Nothing else."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from parhelion.contracts import Cancel, Executor, Observer
+from parhelion.engine import noise as noise_model
+from parhelion.engine.accumulate import NoiseSums, insertion_slices, noise_sums
+from parhelion.engine.candidates import Candidates, joined
+from parhelion.engine.halves import solve_halves
+from parhelion.engine.loader import ParticleLoader
+from parhelion.engine.predict import FourierVolume, fourier_volume
+from parhelion.engine.schedule import Outcome, Plan, ScheduleSettings, Stop, next_plan
+from parhelion.engine.score import ScoreSettings, chunks, refined, searched, stages_between
+from parhelion.engine.search import SliceBank, search_precision, shift_grid, slice_bank
+from parhelion.engine.state import RefineState, best_poses
+from parhelion.engine.update import MapSums, Slices, complete_mates, symmetrise
+from parhelion.geometry.rotations import angle_between, random_rotations
+from parhelion.geometry.so3 import grid_spacing_deg, so3_grid
+from parhelion.geometry.symmetry import SymmetryGroup
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """What does not change during a refinement.
+
+    ``mask`` ``(box, box, box)`` is the solvent mask; ``top`` hits of the search are refined, at most
+    ``kept`` poses per particle survive; ``chunk`` particles are processed at a time.
+    """
+
+    loader: ParticleLoader
+    schedule: ScheduleSettings
+    symmetry: SymmetryGroup
+    mask: Tensor
+    executor: Executor
+    observer: Observer
+    cancel: Cancel
+    seed: int
+    top: int = 12
+    kept: int = 4
+    chunk: int = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Reference:
+    """What one half set's particles are compared with in one round."""
+
+    volume: FourierVolume
+    bank: SliceBank | None
+    noise: Tensor
+    shifts: Tensor
+    settings: ScoreSettings
+    points: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ChunkResult:
+    poses: Candidates
+    slices: list[Slices]
+    noise: NoiseSums
+
+
+def run_round(problem: Problem, state: RefineState) -> RefineState:
+    """The state after the planned round. Depends on ``state``, the seed and the data only."""
+    plan, loader = state.plan, problem.loader
+    rng = np.random.default_rng((problem.seed, plan.round))
+    sums, poses, noise = [], [], None
+    for h in (1, 2):
+        reference = _reference(problem, state, h, rng)
+        rows = torch.from_numpy(np.flatnonzero(state.half == h))
+        half_sums = MapSums.zeros(loader.box, loader.points.max_shell, loader.device)
+        for results in _scored(problem, state, reference, rows, h):
+            half_sums.add([s for r in results for s in r.slices], loader.points, problem.executor)
+            poses += [r.poses for r in results]
+            for r in results:
+                noise = r.noise if noise is None else noise.plus(r.noise)
+        sums.append(symmetrise(complete_mates(half_sums), problem.symmetry.operators, problem.executor))
+    halves = solve_halves((sums[0], sums[1]), problem.mask, loader.points.max_shell)
+    kept = _concatenated(poses)
+    outcome = _outcome(problem, state, kept, halves.resolved_shell)
+    return _advanced(problem, state, kept, halves.maps, halves.fsc, outcome, noise)
+
+
+def _reference(problem: Problem, state: RefineState, half: int, rng: np.random.Generator) -> _Reference:
+    plan, loader = state.plan, problem.loader
+    points, device = loader.points, loader.device
+    volume = fourier_volume(state.maps[half - 1].to(device), points.max_shell)
+    noise = noise_model.on_points(state.noise, points).to(device)
+    bank = None
+    if plan.search:
+        turn = random_rotations(1, rng)[0]
+        grid = so3_grid(plan.grid_order, symmetry=problem.symmetry, turn=turn)
+        bank = slice_bank(
+            volume,
+            torch.from_numpy(grid).to(device),
+            torch.from_numpy(loader.tilts).to(device),
+            points,
+            points.count(plan.search_shell),
+            search_precision(device),
+        )
+    extent = loader.extent_angstrom
+    spread = _shift_spread(state, len(loader.particles), problem.schedule.shift_angstrom / extent)
+    settings = ScoreSettings(
+        top=problem.top,
+        stages=stages_between(plan.search_shell, plan.refine_shell, problem.kept),
+        # log p = -chi²: a Gaussian of variance s² adds |t|² / (2 s²) to chi².
+        shift_precision=0.5 / spread**2,
+        same_angle_rad=np.radians(1.0),
+        same_shift=0.1 / plan.refine_shell,
+        three_dimensional_shift=len(loader.tilts) > 1,
+    )
+    return _Reference(
+        volume=volume,
+        bank=bank,
+        noise=noise,
+        shifts=shift_grid(plan.shift_radius_angstrom / extent, plan.shift_step_angstrom / extent).to(device),
+        settings=settings,
+        points=points.count(plan.refine_shell),
+    )
+
+
+def _shift_spread(state: RefineState, count: int, start: float) -> float:
+    """Standard deviation of in-plane shifts per axis, in units of the extent; ``start`` before any pose."""
+    if not len(state.kept):
+        return start
+    shift = best_poses(state.kept, count)[1]
+    return float(max(np.sqrt(np.mean(shift[:, :2] ** 2)), 0.1 * start))
+
+
+def _scored(
+    problem: Problem, state: RefineState, reference: _Reference, rows: Tensor, half: int
+) -> Iterator[list[_ChunkResult]]:
+    """Results of a few chunks at a time, so that insertion alternates with scoring in bounded memory."""
+    every = chunks(rows, problem.chunk)
+    together = 8
+    done = 0
+    for first in range(0, len(every), together):
+        problem.cancel.check()
+        group = every[first : first + together]
+        yield list(problem.executor.map(lambda piece: _score_chunk(problem, state, reference, piece), group))
+        done += sum(len(piece) for piece in group)
+        problem.observer.progress(f"round {state.plan.round + 1}, half {half}", float(done), float(len(rows)))
+
+
+def _score_chunk(problem: Problem, state: RefineState, reference: _Reference, rows: Tensor) -> _ChunkResult:
+    loader, points = problem.loader, problem.loader.points
+    batch = loader.batch(rows.numpy(), len(points))
+    white = batch.whitened(reference.noise)
+    previous = _kept_of(state.kept, rows).moved_to(batch.data.device)
+    start = previous
+    if reference.bank is not None:
+        k = points.count(state.plan.search_shell)
+        centres = torch.zeros((len(rows), 3), dtype=torch.float64, device=batch.data.device)
+        found = searched(
+            white.limited(k), reference.bank, reference.shifts, centres, reference.settings, points
+        )
+        start = joined(found, previous) if len(previous) else found
+    usable = batch.valid.any(1)
+    start = start.take(usable[start.particle])
+    poses = refined(white.limited(reference.points), reference.volume, start, reference.settings, points)
+    slices = insertion_slices(white, poses, points)
+    residuals = noise_sums(batch, poses, reference.volume, points, len(reference.noise))
+    return _ChunkResult(
+        poses=replace(poses, particle=rows[poses.particle.cpu()]), slices=slices, noise=residuals
+    )
+
+
+def _kept_of(kept: Candidates, rows: Tensor) -> Candidates:
+    """Candidates of consecutive chunk ``rows``, ``particle`` renumbered to the chunk; ``kept`` is sorted."""
+    first = torch.searchsorted(kept.particle, rows)
+    last = torch.searchsorted(kept.particle, rows, right=True)
+    count = last - first
+    owner = torch.repeat_interleave(torch.arange(len(rows)), count)
+    offset = torch.arange(len(owner)) - (torch.cumsum(count, 0) - count)[owner]
+    return replace(kept.take(first[owner] + offset), particle=owner)
+
+
+def _concatenated(parts: list[Candidates]) -> Candidates:
+    """All chunks' candidates on the CPU, sorted by particle."""
+    every = [p.moved_to(torch.device("cpu")) for p in parts]
+    merged = Candidates(
+        particle=torch.cat([p.particle for p in every]),
+        rotation=torch.cat([p.rotation for p in every]),
+        shift=torch.cat([p.shift for p in every]),
+        weight=torch.cat([p.weight for p in every if p.weight is not None]),
+    )
+    return merged.take(torch.argsort(merged.particle, stable=True))
+
+
+def _outcome(problem: Problem, state: RefineState, kept: Candidates, resolved: int) -> Outcome:
+    count = len(problem.loader.particles)
+    after, _, weight = best_poses(kept, count)
+    if not len(state.kept):
+        return Outcome(resolved_shell=resolved, moved_deg=180.0, jumped=1.0)
+    before, _, earlier = best_poses(state.kept, count)
+    both = (weight > 0) & (earlier > 0)
+    angles = np.min(
+        [angle_between(after[both], before[both] @ g) for g in problem.symmetry.operators], axis=0
+    )
+    limit = 0.7 * grid_spacing_deg(state.plan.grid_order)
+    return Outcome(
+        resolved_shell=resolved,
+        moved_deg=float(np.median(angles)) if len(angles) else 0.0,
+        jumped=float((angles > limit).mean()) if len(angles) else 0.0,
+    )
+
+
+def _advanced(
+    problem: Problem,
+    state: RefineState,
+    kept: Candidates,
+    maps: tuple[Tensor, Tensor],
+    curve: np.ndarray,
+    outcome: Outcome,
+    noise: NoiseSums | None,
+) -> RefineState:
+    decision, progress = next_plan(problem.schedule, state.plan, outcome, state.progress)
+    row = _history_row(problem, state.plan, kept, outcome)
+    problem.observer.record("rounds", **row)
+    return replace(
+        state,
+        maps=maps,
+        kept=kept,
+        noise=_updated_noise(problem.loader, state.noise, noise),
+        plan=state.plan if isinstance(decision, Stop) else decision,
+        finished=decision.reason if isinstance(decision, Stop) else "",
+        progress=progress,
+        fsc=curve,
+        history=(*state.history, row),
+    )
+
+
+def _updated_noise(loader: ParticleLoader, before: Tensor, sums: NoiseSums | None) -> Tensor:
+    """Residual power as the next round's noise; groups without particles keep theirs."""
+    if sums is None:
+        return before
+    power = sums.power / sums.weight.clamp_min(1e-9).unsqueeze(1) / loader.mask_energy
+    power = torch.stack([noise_model.smooth_floor(p) for p in power])
+    return torch.where(sums.weight.unsqueeze(1) > 0, power, before)
+
+
+def _history_row(problem: Problem, plan: Plan, kept: Candidates, outcome: Outcome) -> dict[str, float | int]:
+    extent = problem.loader.extent_angstrom
+    weight = best_poses(kept, len(problem.loader.particles))[2]
+    return {
+        "round": plan.round + 1,
+        "search": int(plan.search),
+        "search_limit_angstrom": extent / plan.search_shell,
+        "refine_limit_angstrom": extent / plan.refine_shell,
+        "resolution_angstrom": extent / outcome.resolved_shell,
+        "moved_deg": outcome.moved_deg,
+        "jumped_share": outcome.jumped,
+        "mean_top_probability": float(weight[weight > 0].mean()) if (weight > 0).any() else 0.0,
+    }

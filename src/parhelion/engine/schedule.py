@@ -1,0 +1,128 @@
+"""When a refinement searches everywhere, to which resolution it looks, and when it stops.
+
+A pure state machine: plans in, outcomes in, plans out. It knows numbers of shells, never a tensor, and
+is tested without running a refinement.
+"""
+
+from dataclasses import dataclass, replace
+
+# Cycles per particle diameter up to which the exhaustive search looks. A 15° grid leaves 7.5° at most
+# to the nearest node; beyond nine cycles across the particle that would blur what is compared, and
+# Gauss-Newton does the rest.
+SEARCH_CYCLES = 9.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleSettings:
+    """Limits of a run. Shells count 1/extent; ``max_shell`` is the highest the data allow.
+
+    ``extent_angstrom`` is box times pixel size, ``shift_angstrom`` the radius of the first shift search.
+    """
+
+    extent_angstrom: float
+    diameter_angstrom: float
+    initial_resolution_angstrom: float
+    max_shell: int
+    shift_angstrom: float
+    grid_order: int = 2
+    least_searches: int = 4
+    most_searches: int = 8
+    most_rounds: int = 25
+    settled_angle_deg: float = 0.5
+    search: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What one round does. Resolution limits are in shells, shifts in Å."""
+
+    round: int
+    search: bool
+    grid_order: int
+    search_shell: float
+    refine_shell: float
+    shift_radius_angstrom: float
+    shift_step_angstrom: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a round showed: FSC = 0.143 in shells, and how far the best poses moved.
+
+    ``moved_deg`` is the median angle between a particle's best pose before and after, ``jumped`` the
+    share of particles that moved by more than 10°.
+    """
+
+    resolved_shell: float
+    moved_deg: float
+    jumped: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """The machine's memory: rounds since the resolution last improved, and the best so far."""
+
+    best_shell: float = 0.0
+    stale: int = 0
+    searches: int = 0
+    local_rounds: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stop:
+    """The run is over, and why."""
+
+    reason: str
+
+
+def first_plan(settings: ScheduleSettings) -> Plan:
+    """The first round: everywhere, at the starting map's resolution."""
+    limit = min(settings.extent_angstrom / settings.initial_resolution_angstrom, settings.max_shell)
+    return _plan(settings, 0, settings.search, limit, settings.shift_angstrom)
+
+
+def next_plan(
+    settings: ScheduleSettings, plan: Plan, outcome: Outcome, progress: Progress
+) -> tuple[Plan | Stop, Progress]:
+    """The round after ``plan``, or the end.
+
+    The search goes on while it still finds better poses or resolution; then poses are only refined from
+    where they are, until neither resolution nor poses move.
+    """
+    improved = outcome.resolved_shell >= progress.best_shell + 1
+    progress = replace(
+        progress,
+        best_shell=max(progress.best_shell, outcome.resolved_shell),
+        stale=0 if improved else progress.stale + 1,
+        searches=progress.searches + plan.search,
+        local_rounds=progress.local_rounds + (not plan.search),
+    )
+    number = plan.round + 1
+    if number >= settings.most_rounds:
+        return Stop(reason=f"{number} rounds, the most allowed"), progress
+    if progress.local_rounds and progress.stale >= 2 and outcome.moved_deg < settings.settled_angle_deg:
+        reason = (
+            f"no better resolution in {progress.stale} rounds and poses moved by {outcome.moved_deg:.2f}°"
+        )
+        return Stop(reason=reason), progress
+    search = plan.search and progress.searches < settings.most_searches
+    if search and progress.searches >= settings.least_searches:
+        search = improved or outcome.jumped > 0.05
+    limit = min(outcome.resolved_shell + max(3.0, 0.1 * outcome.resolved_shell), settings.max_shell)
+    radius = max(settings.shift_angstrom * 0.6, 1.5 * plan.shift_step_angstrom)
+    return _plan(settings, number, search, max(limit, 4.0), radius), progress
+
+
+def _plan(settings: ScheduleSettings, number: int, search: bool, limit: float, radius: float) -> Plan:
+    cap = SEARCH_CYCLES * settings.extent_angstrom / settings.diameter_angstrom
+    search_shell = min(limit, cap)
+    return Plan(
+        round=number,
+        search=search,
+        grid_order=settings.grid_order,
+        search_shell=search_shell,
+        refine_shell=limit,
+        shift_radius_angstrom=radius,
+        # 0.4 of the resolution: what lies between two nodes is within reach of the refinement.
+        shift_step_angstrom=0.4 * settings.extent_angstrom / search_shell,
+    )

@@ -1,0 +1,45 @@
+"""What a refinement knows between two rounds; what a checkpoint holds."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from parhelion.engine.candidates import Candidates
+from parhelion.engine.schedule import Plan, Progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefineState:
+    """Maps, poses, noise and schedule after a round.
+
+    ``maps`` are the two half maps; ``kept`` the candidate poses of all particles (``particle`` is the
+    table row); ``noise`` ``(groups, shells)``; ``plan`` the round to come; ``history`` one dict a round.
+    """
+
+    maps: tuple[Tensor, Tensor]
+    kept: Candidates
+    noise: Tensor
+    half: np.ndarray
+    plan: Plan
+    progress: Progress
+    fsc: np.ndarray
+    history: tuple[dict[str, float | int], ...] = field(default=())
+    finished: str = ""
+
+
+def best_poses(kept: Candidates, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rotation ``(n, 3, 3)``, shift ``(n, 3)`` and weight ``(n,)`` of each particle's likeliest pose.
+
+    Particles without a candidate (bad images) have the identity, no shift and weight 0.
+    """
+    rotation = np.tile(np.eye(3), (count, 1, 1))
+    shift, weight = np.zeros((count, 3)), np.zeros(count)
+    if kept.weight is not None and len(kept):
+        order = torch.argsort(kept.weight, stable=True)  # ascending: the likeliest is written last
+        rows = kept.particle[order].cpu().numpy()
+        rotation[rows] = kept.rotation[order].cpu().numpy()
+        shift[rows] = kept.shift[order].cpu().numpy()
+        weight[rows] = kept.weight[order].cpu().numpy()
+    return rotation, shift, weight
