@@ -26,22 +26,22 @@ def distribution(rotation: np.ndarray) -> str:
     counts, _, _ = np.histogram2d(latitude, longitude, bins=(edges_y, edges_x))
     density = counts / max(len(longitude), 1) * counts.size
     figure = Figure(figsize=(10.2, 3.4), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(2, 1))
-    sphere = left.add_subplot(projection="hammer")
+    grid = figure.add_gridspec(1, 2, width_ratios=(2, 1))
+    sphere = figure.add_subplot(grid[0, 0], projection="hammer")
     mesh = sphere.pcolormesh(
         np.radians(edges_x), np.radians(edges_y), density, cmap="viridis", vmin=0, rasterized=True
     )
     sphere.grid(color="white", alpha=0.25, linewidth=0.6)
     sphere.set_xticklabels([])
     sphere.set_yticklabels([])
-    bar = left.colorbar(mesh, ax=sphere, shrink=0.7)
+    bar = figure.colorbar(mesh, ax=sphere, shrink=0.7)
     bar.set_label("particles, relative to uniform", color=SOFT, fontsize=9)
     bar.ax.tick_params(labelsize=8, colors=SOFT)
     bar.outline.set_visible(False)
-    tilts = right.add_subplot()
+    tilts = figure.add_subplot(grid[0, 1])
     clean(tilts)
     bins = np.linspace(0, 180, 31)
-    tilts.hist(90 - latitude, bins=bins, color=COLOURS[0])
+    tilts.hist(90 - latitude, bins=bins.tolist(), color=COLOURS[0])
     uniform = len(latitude) * -np.diff(np.cos(np.radians(bins))) / 2
     tilts.plot((bins[:-1] + bins[1:]) / 2, uniform, color=COLOURS[1], linewidth=1.5, label="uniform")
     tilts.set_xlabel("angle to the map's z axis (°)", color=INK, fontsize=9)
