@@ -30,9 +30,7 @@ __all__ = [
 def _mapped(header: MrcHeader) -> np.ndarray:
     """The stored values (sections, rows, columns), memory-mapped and read-only."""
     try:
-        return np.memmap(
-            header.path, header.dtype, mode="r", offset=header.offset, shape=header.stored_shape
-        )
+        return np.memmap(header.path, header.dtype, mode="r", offset=header.offset, shape=header.stored_shape)
     except (OSError, ValueError) as error:
         raise InputError(f"cannot map {header.path} into memory: {error}") from error
 
@@ -84,7 +82,9 @@ def read_volume(
         data = np.ascontiguousarray(stored.transpose(header.to_zyx), dtype=np.float32)
     broken = data.size - int(np.count_nonzero(np.isfinite(data)))
     if broken:
-        raise FormatError(f"{broken:,} of the {data.size:,} values in {path} are not finite (NaN or infinity)")
+        raise FormatError(
+            f"{broken:,} of the {data.size:,} values in {path} are not finite (NaN or infinity)"
+        )
     return Volume(data=data, pixel_size_angstrom=pixel)
 
 
@@ -122,4 +122,4 @@ def write_volume(path: Path | str, volume: Volume) -> None:
     header = header_bytes(data.shape, data.dtype, volume.pixel_size_angstrom, False, statistics([data]))
     with atomic_path(path) as partial, partial.open("xb") as stream:
         stream.write(header)
-        stream.write(memoryview(data).cast("B"))
+        data.tofile(stream)

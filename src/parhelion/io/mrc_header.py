@@ -23,13 +23,31 @@ IMOD_STAMP = 1146047817
 STACK_SUFFIXES = (".mrcs", ".st", ".ali", ".preali")
 CREDIBLE_PIXEL_ANGSTROM = (0.01, 1000.0)
 
+LAYOUT = {
+    "n": ("3i4", 0),
+    "mode": ("i4", 12),
+    "m": ("3i4", 28),
+    "cell": ("3f4", 40),
+    "angles": ("3f4", 52),
+    "axes": ("3i4", 64),
+    "statistics": ("3f4", 76),
+    "ispg": ("i4", 88),
+    "nsymbt": ("i4", 92),
+    "nversion": ("i4", 108),
+    "imod_stamp": ("i4", 152),
+    "imod_flags": ("i4", 156),
+    "map": ("S4", 208),
+    "machst": ("4u1", 212),
+    "rms": ("f4", 216),
+    "nlabl": ("i4", 220),
+    "label": ("S80", 224),
+}
+"""Field → (type, offset in bytes)."""
 FIELDS = np.dtype(
     {
-        "names": ["n", "mode", "m", "cell", "angles", "axes", "statistics", "ispg", "nsymbt", "nversion"]
-        + ["imod_stamp", "imod_flags", "map", "machst", "rms", "nlabl", "label"],
-        "formats": ["3i4", "i4", "3i4", "3f4", "3f4", "3i4", "3f4", "i4", "i4", "i4"]
-        + ["i4", "i4", "S4", "4u1", "f4", "i4", "S80"],
-        "offsets": [0, 12, 28, 40, 52, 64, 76, 88, 92, 108, 152, 156, 208, 212, 216, 220, 224],
+        "names": list(LAYOUT),
+        "formats": [kind for kind, _ in LAYOUT.values()],
+        "offsets": [offset for _, offset in LAYOUT.values()],
         "itemsize": LENGTH,
     }
 )
@@ -95,10 +113,10 @@ def read_header(path: Path | str) -> MrcHeader:
 
 def _choose_byte_order(path: Path, raw: bytes, size: int) -> tuple[np.void, list[str]]:
     """The header in the byte order that makes sense; the stamp is believed first."""
-    stamp = raw[212]
-    stamped = {0x44: "<", 0x11: ">"}.get(stamp)
+    stamped = {0x44: "<", 0x11: ">"}.get(raw[212])
     first = stamped or "<"
-    candidates = [np.frombuffer(raw, FIELDS.newbyteorder(order))[0] for order in (first, "<>"[first == "<"])]
+    both = {"<": FIELDS.newbyteorder("<"), ">": FIELDS.newbyteorder(">")}
+    candidates = [np.frombuffer(raw, both[order])[0] for order in (first, "<>"[first == "<"])]
     problems = [_problem(fields, size) for fields in candidates]
     chosen = 0 if problems[0] is None or problems[1] is not None else 1
     if problems[chosen] is not None:
@@ -121,8 +139,8 @@ def _mode_dtype(fields: np.void) -> np.dtype:
     kind = DTYPES[mode]
     if mode == 0 and fields["imod_stamp"] == IMOD_STAMP and not fields["imod_flags"] & 1:
         kind = "u1"
-    order = fields.dtype["mode"].byteorder
-    return np.dtype(kind).newbyteorder(order if order in "<>" else "=")
+    swapped = not fields.dtype["mode"].isnative
+    return np.dtype(kind).newbyteorder("S" if swapped else "=")
 
 
 def _problem(fields: np.void, size: int) -> str | None:
@@ -141,7 +159,7 @@ def _problem(fields: np.void, size: int) -> str | None:
     if needed > size:
         return (
             f"the header promises {columns} x {rows} x {sections} values of mode {mode} behind {extended} "
-            f"bytes of extended header, {needed:,} bytes, but the file has {size:,}: it is truncated or damaged"
+            f"bytes of extended header, {needed:,} bytes, but the file has {size:,}: truncated or damaged"
         )
     return None
 
@@ -188,7 +206,9 @@ def _kind(path: Path, fields: np.void, notes: list[str]) -> tuple[str, int]:
     if group > 400:
         if mz > 0 and sections % mz == 0:
             return "volume_stack", sections // mz
-        notes.append(f"space group {group} means a stack of maps, but {sections} sections are no multiple of {mz}")
+        notes.append(
+            f"space group {group} means a stack of maps, but {sections} sections are no multiple of {mz}"
+        )
     if group == 0 and mz != sections:
         if len(set(fields["n"].tolist())) == 1 and path.suffix.lower() in (".mrc", ".map", ".ccp4"):
             notes.append("space group 0 means images; taken as a map because it is a cube")
@@ -214,7 +234,9 @@ def _note_cell(fields: np.void, voxel: tuple[float | None, ...], kind: str, note
     elif max(known) > 1.001 * min(known):
         notes.append("the header's voxels are not cubic: " + " x ".join(f"{e:.4g}" for e in known) + " Å")
     elif known[0] == 1.0:
-        notes.append("the header's pixel size is exactly 1 Å, which many programs write when they do not know it")
+        notes.append(
+            "the header's pixel size is exactly 1 Å, which many programs write when they do not know it"
+        )
     angles = fields["angles"]
     if kind.startswith("volume") and np.any(angles) and not np.allclose(angles, 90.0, atol=0.01):
         notes.append("cell angles are " + ", ".join(f"{a:g}°" for a in angles) + ", not 90°")

@@ -104,7 +104,9 @@ class StackWriter:
         self.shape = (int(count), int(box_yx[0]), int(box_yx[1]))
         self.pixel_size_angstrom = float(pixel_size_angstrom)
         if self.dtype.name not in MODES:
-            raise ParameterError(f"images cannot be written as {self.dtype.name}; choose one of {', '.join(MODES)}")
+            raise ParameterError(
+                f"images cannot be written as {self.dtype.name}; choose one of {', '.join(MODES)}"
+            )
         if min(self.shape) <= 0:
             raise OutputError(f"{path} would hold {self.shape} images; nothing was written")
         self._total = Total()
