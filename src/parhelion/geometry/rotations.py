@@ -18,6 +18,8 @@ cryoSPARC      a rotation vector in radians, ``A = exp([v]×)ᵀ``
 =============  ==========================================================================================
 """
 
+from dataclasses import dataclass, field
+
 import numpy as np
 import numpy.typing as npt
 from scipy.spatial.transform import Rotation
@@ -146,3 +148,118 @@ def mean_rotation(A: np.ndarray, weights: np.ndarray | None = None) -> np.ndarra
     """The rotation ``(3, 3)`` with the least (weighted) sum of squared chords to ``A`` ``(n, 3, 3)``."""
     A = np.asarray(A, float).reshape(-1, 3, 3)
     return nearest_rotation(np.average(A, axis=0, weights=weights))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoseAlignment:
+    """How one set of poses lies in the frame of another: ``A_est ≈ A_true S q``.
+
+    ``rotation`` ``(3, 3)`` is the global rotation q. ``operator`` ``(n,)`` is the symmetry operator S of each
+    particle, ``error_deg`` ``(n,)`` the angle that is left. ``rotation_true_frame`` ``(n, 3, 3)`` are the
+    estimated poses in the frame of the true map, ``A_est qᵀ``, after the hand was changed where ``mirrored``.
+    """
+
+    rotation: np.ndarray
+    operator: np.ndarray
+    error_deg: np.ndarray
+    mirrored: bool
+    rotation_true_frame: np.ndarray = field(repr=False)
+
+
+def align_poses(
+    A_est: np.ndarray,
+    A_true: np.ndarray,
+    symmetry_ops: np.ndarray | None = None,
+    *,
+    allow_other_hand: bool = False,
+) -> PoseAlignment:
+    """The global rotation between estimated and true poses ``(n, 3, 3)``, and each particle's error.
+
+    ``symmetry_ops`` ``(g, 3, 3)`` are the operators of the true map. Up to 200 particles, spread evenly, each
+    propose a rotation; the proposal with the least sum of errors, each cut off at 30°, is refined by a mean
+    that counts far-off particles little, so that a majority of them may be wrong. With ``allow_other_hand``
+    poses of the mirrored map are tried too. Raises MetadataError where the two sets differ in number or are
+    empty.
+    """
+    A_est, A_true = np.asarray(A_est, float), np.asarray(A_true, float)
+    if A_est.shape != A_true.shape or A_est.ndim != 3 or len(A_est) == 0:
+        raise MetadataError(
+            f"two equal, non-empty sets of poses (n, 3, 3) needed, found {A_est.shape} and {A_true.shape}"
+        )
+    operators = np.eye(3)[None] if symmetry_ops is None else np.asarray(symmetry_ops, float)
+    hands = [False, True] if allow_other_hand else [False]
+    found = [_align_one_hand(A_est, A_true, operators, mirrored) for mirrored in hands]
+    return min(found, key=lambda one: float(np.minimum(one.error_deg, FAR_OFF_DEG).sum()))
+
+
+FAR_OFF_DEG = 30.0
+PROPOSALS = 200
+
+
+def _align_one_hand(
+    A_est: np.ndarray, A_true: np.ndarray, operators: np.ndarray, mirrored: bool
+) -> PoseAlignment:
+    if mirrored:  # the projection of a map mirrored at z = 0 is that of the map itself at N A N
+        hand = np.diag([1.0, 1.0, -1.0])
+        A_est = hand @ A_est @ hand
+    relative = np.swapaxes(A_true, 1, 2) @ A_est  # S q, up to the error
+    some = np.unique(np.linspace(0, len(relative) - 1, PROPOSALS).astype(int))
+    costs = [
+        np.minimum(_nearest_operator(relative[some], operators, q)[1], FAR_OFF_DEG).sum()
+        for q in relative[some]
+    ]
+    rotation = relative[some[int(np.argmin(costs))]]
+    for _ in range(20):
+        operator, error = _nearest_operator(relative, operators, rotation)
+        spread = max(0.01, float(np.median(error[error <= max(FAR_OFF_DEG, error.min())])))
+        weights = 1.0 / (1.0 + (error / (2.0 * spread)) ** 2) ** 2
+        refined = mean_rotation(np.swapaxes(operators[operator], 1, 2) @ relative, weights)
+        moved = float(angle_between(refined, rotation))
+        rotation = refined
+        if moved < 1e-7:
+            break
+    operator, error = _nearest_operator(relative, operators, rotation)
+    return PoseAlignment(
+        rotation=rotation,
+        operator=operator,
+        error_deg=error,
+        mirrored=mirrored,
+        rotation_true_frame=A_est @ rotation.T,
+    )
+
+
+def _nearest_operator(
+    relative: np.ndarray, operators: np.ndarray, rotation: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """For each ``relative`` ≈ S q the index of S and the angle in degrees that is left."""
+    turned = (relative @ rotation.T).reshape(-1, 9)
+    operator = (turned @ operators.reshape(-1, 9).T).argmax(axis=1)
+    return operator, angle_between(turned.reshape(-1, 3, 3), operators[operator])
+
+
+def shift_error(
+    shift_est_angstrom: np.ndarray, shift_true_angstrom: np.ndarray, alignment: PoseAlignment
+) -> tuple[np.ndarray, np.ndarray]:
+    """In-plane shift errors ``(n,)`` in Å, and the global translation ``(3,)`` in Å that was taken out.
+
+    Shifts are ``(n, 2)`` or ``(n, 3)``, x and y first. A map displaced by ``d`` against the true one changes
+    the shift of a particle by the x and y of ``A d``; ``d`` is the robust least-squares solution over the
+    particles whose orientation is right. Raises MetadataError where the numbers of particles differ.
+    """
+    difference = np.asarray(shift_est_angstrom, float)[:, :2] - np.asarray(shift_true_angstrom, float)[:, :2]
+    in_plane = alignment.rotation_true_frame[:, :2]
+    if len(difference) != len(in_plane):
+        raise MetadataError(f"shifts of {len(in_plane)} particles needed, found {len(difference)}")
+    weights = 1.0 / (1.0 + (alignment.error_deg / 10.0) ** 2) ** 2
+    robust = weights
+    translation = np.zeros(3)
+    for _ in range(20):
+        normal = np.einsum("n,nij,nik->jk", robust, in_plane, in_plane)
+        # the pseudo-inverse: planar poses say nothing about the translation along z
+        translation = np.linalg.pinv(normal, rcond=1e-9) @ np.einsum(
+            "n,nij,ni->j", robust, in_plane, difference
+        )
+        error = np.linalg.norm(difference - in_plane @ translation, axis=1)
+        spread = max(1e-6, float(np.median(error)))
+        robust = weights / (1.0 + (error / (2.0 * spread)) ** 2) ** 2
+    return error, translation
