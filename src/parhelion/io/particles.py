@@ -10,6 +10,8 @@ from parhelion.io.formats import FORMATS, format_of, open_images
 from parhelion.io.relion_writer import write_relion
 from parhelion.model.particles import ParticleSet
 
+MOST_NOTES = 20
+
 
 def read_particles(
     path: Path | str, *, pixel_size_angstrom: float | None = None, notes: list[str] | None = None
@@ -33,7 +35,7 @@ def write_particles(path: Path | str, particles: ParticleSet) -> None:
 
 
 def check_images(particles: ParticleSet) -> tuple[ParticleSet, list[str]]:
-    """The particles whose images exist, and one note per file that lacks some.
+    """The particles whose images exist, and a note for each file that lacks some (twenty at most).
 
     Groups without a box get that of their images. Raises MetadataError where no particle is left, or where
     images are not square or differ in size.
@@ -49,11 +51,11 @@ def check_images(particles: ParticleSet) -> tuple[ParticleSet, list[str]]:
         if not len(rows):
             continue
         try:
-            count, *box = open_images(path).shape
+            count, h, w = open_images(path).shape
         except ParhelionError as error:
             notes.append(f"{error}: {len(rows)} particles dropped ({_rows(rows)})")
             continue
-        boxes.setdefault((box[0], box[1]), path)
+        boxes.setdefault((h, w), path)
         inside = views.image_index[rows] < count
         present[rows[inside]] = True
         if not inside.all():
@@ -65,13 +67,20 @@ def check_images(particles: ParticleSet) -> tuple[ParticleSet, list[str]]:
     if not present.any():
         raise MetadataError("no particle has an image: " + "; ".join(notes[:3]))
     box = _one_box(boxes)
-    # a particle of a tilt series stays while any of its views does
     kept = particles
     if not present.all():
+        # a particle of a tilt series needs all its views
         lost = np.unique(views.particle[~present])
         kept = particles.take(np.setdiff1d(np.arange(len(particles)), lost))
         if not len(kept):
             raise MetadataError("no particle has all its images: " + "; ".join(notes[:3]))
+    if len(notes) > MOST_NOTES:
+        notes[MOST_NOTES:] = [f"… and {len(notes) - MOST_NOTES} more files with missing images"]
+    notes += [
+        f"optics group {g.name} says its images have {g.box} pixels; they have {box}"
+        for g in kept.optics
+        if g.box not in (None, box)
+    ]
     return replace(kept, optics=tuple(replace(g, box=box) for g in kept.optics)), notes
 
 

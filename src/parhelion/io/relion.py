@@ -45,8 +45,18 @@ def read_relion(
     Columns that are not used come back when the set is written. Raises MetadataError where columns are
     missing, impossible, or change the mathematics in a way that is not supported.
     """
-    path, notes = Path(path), notes if notes is not None else []
+    path = Path(path)
     optics, rows = _tables(path)
+    return particle_set(path, optics, rows, pixel_size_angstrom, notes if notes is not None else [])
+
+
+def particle_set(
+    path: Path, optics: Table | None, rows: Table, pixel_size_angstrom: float | None, notes: list[str]
+) -> ParticleSet:
+    """Particles of tables with RELION's labels, read from ``path``; arguments as ``read_relion``.
+
+    Readers of other formats translate their columns to these labels and share the checks.
+    """
     if rows.rows == 0:
         raise MetadataError(f"{path} holds no particles")
     require(path, rows, ("rlnImageName",))
@@ -117,8 +127,8 @@ def _distinct(path: Path, rows: Table, notes: list[str]) -> tuple[Table, list[st
     if twice:
         again = np.setdiff1d(np.arange(len(key)), kept)[0]
         notes.append(
-            f"{path.name}: {twice} of {len(key)} rows repeat an image of an earlier row (first: row {again + 1}, "
-            f"{names[again]}); the first row of each image is used"
+            f"{path.name}: {twice} of {len(key)} rows repeat the image of an earlier row "
+            f"(first: row {again + 1}, {names[again]}); the first row of each image is used"
         )
         rows, ids, index = rows.take(kept), ids[kept], index[kept]
     return rows, files, ids, index
@@ -140,8 +150,8 @@ def _group_of_rows(path: Path, optics: Table, rows: Table, notes: list[str]) -> 
     strange = np.flatnonzero(known[at] != wanted)
     if len(strange):
         raise MetadataError(
-            f"{path}: row {strange[0] + 1} belongs to optics group {wanted[strange[0]]} ({len(strange)} rows of "
-            f"unknown groups); the optics table has {', '.join(map(str, known.tolist()))}"
+            f"{path}: row {strange[0] + 1} belongs to optics group {wanted[strange[0]]} "
+            f"({len(strange)} such rows); the optics table has {', '.join(map(str, known.tolist()))}"
         )
     return at
 

@@ -15,7 +15,8 @@ MAGNIFICATION = ("rlnMagMat00", "rlnMagMat01", "rlnMagMat10", "rlnMagMat11")
 ZERNIKE = ("rlnOddZernike", "rlnEvenZernike")
 PREMULTIPLIED = "rlnCtfDataAreCtfPremultiplied"
 PIXEL = ("rlnImagePixelSize", "rlnPixelSize", "rlnDetectorPixelSize", "rlnMagnification")
-GROUP_COLUMNS = (*REQUIRED, *PIXEL, *BEAM_TILT, *MAGNIFICATION, *ZERNIKE, PREMULTIPLIED, "rlnImageSize")
+OTHERS = (PREMULTIPLIED, "rlnImageSize", "rlnOpticsGroupName")
+GROUP_COLUMNS = (*REQUIRED, *PIXEL, *BEAM_TILT, *MAGNIFICATION, *ZERNIKE, *OTHERS)
 """What describes a group, wherever it stands."""
 
 REFUSED = {
@@ -125,9 +126,7 @@ def _pixel_sizes(path: Path, optics: Table, given_angstrom: float | None, notes:
         # micrometres on the detector
         magnification = numbers(path, optics, "rlnMagnification")
         if not np.all(magnification > 0):
-            raise MetadataError(
-                f"{path}: rlnMagnification must be positive; give the pixel size with --pixel-size"
-            )
+            raise MetadataError(f"{path}: rlnMagnification is not positive; give --pixel-size")
         found = numbers(path, optics, "rlnDetectorPixelSize") * 1e4 / magnification
     if given_angstrom is not None:
         if found is not None and not np.allclose(found, given_angstrom, rtol=1e-3):
@@ -136,7 +135,8 @@ def _pixel_sizes(path: Path, optics: Table, given_angstrom: float | None, notes:
     if found is None:
         raise MetadataError(
             f"{path} lacks the pixel size: rlnImagePixelSize (RELION 3.1 and later), rlnPixelSize, or "
-            f"rlnDetectorPixelSize with rlnMagnification; found: {', '.join(optics)}. Give it with --pixel-size"
+            f"rlnDetectorPixelSize with rlnMagnification; found: {', '.join(optics)}. "
+            "Give it with --pixel-size"
         )
     return found
 

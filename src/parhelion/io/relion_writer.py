@@ -18,9 +18,7 @@ DECIMALS = 6
 """Of angles and origins, as RELION writes them: 10⁻⁶ degrees and Å are far below any accuracy."""
 
 
-def write_relion(
-    path: Path | str, particles: ParticleSet, *, version: Literal["3.1", "3.0"] = "3.1"
-) -> None:
+def write_relion(path: Path | str, particles: ParticleSet, *, version: Literal["3.1", "3.0"] = "3.1") -> None:
     """Write ``particles`` as a STAR file of RELION ``version``, whole or not at all.
 
     ``rlnImageName`` and all columns that parhelion does not use are those of the input. Groups without
@@ -31,13 +29,17 @@ def write_relion(
         raise ParameterError(f"unknown version {version!r} of RELION's tables; known are: 3.1, 3.0")
     path = Path(path)
     _check_single(path, particles)
-    given = particles.extra["rlnImageName"] if "rlnImageName" in particles.extra else None
+    given = particles.extra.get("rlnImageName")
     views = particles.views
     names, folder = names_for(path, views.image_path, views.path_id, views.image_index, given)
     used, group = np.unique(views.optics_group, return_inverse=True)
     groups = tuple(particles.optics[i] for i in used)
     own = {label: values for label, values in particles.extra.items() if not label.startswith(OPTICS_PREFIX)}
-    columns = {"rlnImageName": names, **{k: v for k, v in own.items() if k != "rlnImageName"}, **_ctf(particles)}
+    columns = {
+        "rlnImageName": names,
+        **{k: v for k, v in own.items() if k != "rlnImageName"},
+        **_ctf(particles),
+    }
     if particles.rotation is not None and particles.shift_xyz_angstrom is not None:
         stale = (*ORIGIN_ANGSTROM, *ORIGIN_PIXELS)
         columns = {label: values for label, values in columns.items() if label not in stale}
@@ -115,8 +117,8 @@ def _table_30(
         ]
         if beyond:
             raise MetadataError(
-                f"cannot write {path}: RELION 3.0 has no columns for {', '.join(beyond)} (optics group {g.name}); "
-                "write version 3.1"
+                f"cannot write {path}: optics group {g.name} has {', '.join(beyond)}, "
+                "for which RELION 3.0 has no columns; write version 3.1"
             )
     pixel = np.array([g.pixel_size_angstrom for g in groups])[group]
     for in_angstrom, in_pixels in zip(ORIGIN_ANGSTROM, ORIGIN_PIXELS):
