@@ -40,7 +40,8 @@ def show_job(job: Job) -> None:
     console = stdout_console()
     console.print(f"[bold]parhelion {job.name}[/]: {escape(job.summary)}\n")
     if job.description:
-        console.print(escape(job.description) + "\n")
+        for paragraph in job.description.split("\n\n"):
+            console.print(escape(" ".join(paragraph.split())) + "\n")
     own = options_of(job.params)
     common = options_of(RunOptions)
     console.print(f"Usage: {escape(usage(job, [*own, *common]))}\n")

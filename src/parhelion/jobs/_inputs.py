@@ -64,7 +64,8 @@ def check_map(path: Path) -> None:
 
     header = mrc.read_header(path)
     if header.is_stack or min(header.shape) < 2:
-        raise FormatError(f"{path} holds images ({header.shape}), a three-dimensional map is expected")
+        z, y, x = header.shape
+        raise FormatError(f"{path} holds {z} images of {x} x {y} pixels, a three-dimensional map is expected")
 
 
 def check_exists(path: Path) -> None:
@@ -75,3 +76,27 @@ File = Annotated[Path, BeforeValidator(expand_one), FileKind("file", check_exist
 MapFile = Annotated[Path, BeforeValidator(expand_one), FileKind("map", check_map)]
 TwoMaps = Annotated[tuple[MapFile, MapFile], BeforeValidator(expand)]
 Files = Annotated[tuple[File, ...], BeforeValidator(expand)]
+
+
+def check_particles(path: Path) -> None:
+    """Raise InputError where the file is no table of particles."""
+    from parhelion.io.particles import read_particles
+
+    read_particles(path)
+
+
+def check_model(path: Path) -> None:
+    """Raise FormatError where the file is neither an atomic model nor a map."""
+    if path.suffix.lower() in MAP_SUFFIXES:
+        check_map(path)
+    elif not path.name.lower().removesuffix(".gz").endswith(MODEL_SUFFIXES):
+        expected = ", ".join((*MODEL_SUFFIXES, *MAP_SUFFIXES))
+        raise FormatError(f"{path} is neither an atomic model nor a map (expected {expected})")
+
+
+MAP_SUFFIXES = (".mrc", ".map", ".ccp4")
+MODEL_SUFFIXES = (".cif", ".mmcif", ".pdb", ".ent")
+
+ParticlesFile = Annotated[Path, BeforeValidator(expand_one), FileKind("particles", check_particles)]
+ModelFile = Annotated[Path, BeforeValidator(expand_one), FileKind("atomic model or map", check_model)]
+Maps = Annotated[tuple[MapFile, ...], BeforeValidator(expand)]

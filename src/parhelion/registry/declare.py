@@ -30,9 +30,13 @@ class Output:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """What a job will need: its own peak memory (without the program itself), disk space and time."""
+    """What a job will need: its own peak memory (without the program itself), disk space and time.
+
+    ``per_thread_bytes`` comes on top of ``memory_bytes`` for every thread that the run uses.
+    """
 
     memory_bytes: int
+    per_thread_bytes: int = 0
     seconds: float | None = None
     disk_bytes: int = 0
     notes: tuple[str, ...] = ()

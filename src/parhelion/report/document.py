@@ -144,7 +144,7 @@ class Report:
 
     def gallery(
         self,
-        pictures: Sequence["np.ndarray"],
+        pictures: "Sequence[np.ndarray] | np.ndarray",
         captions: Sequence[str],
         title: str = "",
         *,
@@ -182,8 +182,8 @@ class Report:
         self._blocks.append(f'{head}<div class="gallery">{pictures}</div>')
 
     def _figure(self, svg: str, title: str) -> None:
-        caption = f"<figcaption>{html.escape(title)}</figcaption>" if title else ""
-        self._blocks.append(f'<figure class="plot">{svg}{caption}</figure>')
+        head = f"<h4>{html.escape(title)}</h4>" if title else ""
+        self._blocks.append(f'{head}<figure class="plot">{svg}</figure>')
 
     def _inside(self, level: int) -> str:
         return "\n".join(block if isinstance(block, str) else block._outside(level) for block in self._blocks)

@@ -24,7 +24,7 @@ def axis_projections(volume: Volume) -> list[np.ndarray]:
     return [volume.data.sum(axis=axis, dtype=np.float64) for axis in range(3)]
 
 
-def thumbnails(pictures: Sequence[np.ndarray], *, shared: bool) -> list[str]:
+def thumbnails(pictures: Sequence[np.ndarray] | np.ndarray, *, shared: bool) -> list[str]:
     """Images ``(y, x)`` as PNG addresses; first row at the bottom, as the field's viewers show them.
 
     ``shared`` contrast is taken over all images, so that they can be compared.

@@ -1,6 +1,7 @@
 """How a named value reads: ``resolution_angstrom`` 8.1234 becomes "Resolution", "8.12 Å"."""
 
 UNITS = {
+    "_angstrom3": "Å³",
     "_angstrom2": "Å²",
     "_angstrom": "Å",
     "_deg": "°",

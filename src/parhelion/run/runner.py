@@ -38,7 +38,7 @@ def run_job(job: Job, values: Mapping[str, Any], options: RunOptions, display: D
         with reading(path):
             kind.check(path)
     earlier = check_folder(options.output, job, params, options, [path for _, path, _ in files])
-    estimate = whole_estimate(job, params)
+    estimate = whole_estimate(job, params, options.workers())
     if options.dry_run:
         resolve(options.device)
         require(job.name, estimate.memory_bytes, available_bytes())
@@ -50,10 +50,12 @@ def run_job(job: Job, values: Mapping[str, Any], options: RunOptions, display: D
     return _run(job, params, options, display, resume=earlier is not None)
 
 
-def whole_estimate(job: Job, params: JobParams) -> Estimate:
-    """The job's estimate with the program's own memory added."""
+def whole_estimate(job: Job, params: JobParams, threads: int) -> Estimate:
+    """The job's estimate with the program's own memory and that of its threads added."""
     estimate = job.estimate(params)
-    return replace(estimate, memory_bytes=estimate.memory_bytes + PROGRAM_BYTES)
+    memory = estimate.memory_bytes + threads * estimate.per_thread_bytes
+    program = PROGRAM_BYTES if job.computes else PROGRAM_BYTES // 3
+    return replace(estimate, memory_bytes=memory + program)
 
 
 def _run(job: Job, params: JobParams, options: RunOptions, display: Display, *, resume: bool) -> Result:

@@ -1,0 +1,72 @@
+"""What jobs on maps share: the pixel-size option, the size of a map, and reading of maps that must fit."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from parhelion.errors import InputError
+from parhelion.registry import option
+
+if TYPE_CHECKING:
+    from parhelion.model.volume import Volume
+
+PIXEL_TOLERANCE = 0.001
+
+
+def pixel_size_option() -> Any:
+    """``--pixel-size`` for maps whose header is wrong."""
+    return option(
+        None,
+        help="pixel size of the input, where its header is wrong",
+        unit="Å",
+        ge=0.1,
+        le=30,
+        default_text="from the header",
+    )
+
+
+def voxels(path: Path) -> int:
+    """Number of voxels of a map, from its header."""
+    from parhelion.io import mrc
+
+    z, y, x = mrc.read_header(path).shape
+    return z * y * x
+
+
+def read_pair(paths: tuple[Path, Path], pixel_size: float | None) -> tuple["Volume", "Volume"]:
+    """Two maps of one shape and pixel size; InputError, naming both files, where they differ."""
+    from parhelion.io import mrc
+
+    first, second = (mrc.read_volume(path, pixel_size) for path in paths)
+    pixels = first.pixel_size_angstrom, second.pixel_size_angstrom
+    if abs(pixels[1] / pixels[0] - 1) > PIXEL_TOLERANCE:
+        raise InputError(
+            f"{paths[0]} has {pixels[0]:.4f} Å per pixel, {paths[1]} {pixels[1]:.4f} Å; resample one, "
+            "or give --pixel-size where a header is wrong"
+        )
+    if first.data.shape != second.data.shape:
+        raise InputError(
+            f"{paths[0]} has {_shape(first)} voxels, {paths[1]} {_shape(second)}; resample one of them"
+        )
+    return first, second
+
+
+def read_mask(path: Path, like: "Volume", name: Path) -> "Volume":
+    """A mask in the frame of the map ``like`` (called ``name``); InputError where it does not fit."""
+    from parhelion.io import mrc
+    from parhelion.model.volume import Volume
+
+    header = mrc.read_header(path)
+    mask = mrc.read_volume(path, header.pixel_size_angstrom or like.pixel_size_angstrom)
+    if mask.data.shape != like.data.shape:
+        raise InputError(
+            f"mask {path} has {_shape(mask)} voxels, map {name} has {_shape(like)}: the mask belongs to "
+            "another map; make one with parhelion mask"
+        )
+    low, high = float(mask.data.min()), float(mask.data.max())
+    if low < -1e-4 or high > 1 + 1e-4 or high <= 0:
+        raise InputError(f"mask {path} has values from {low:g} to {high:g}, expected 0 to 1")
+    return Volume(data=mask.data, pixel_size_angstrom=like.pixel_size_angstrom)
+
+
+def _shape(volume: "Volume") -> str:
+    return " x ".join(str(n) for n in volume.data.shape)

@@ -1,0 +1,204 @@
+"""Project a map into images.
+
+The directions are the poses of a particle table, or a regular grid over the sphere. With a table, the images
+are what its particles would look like without noise; the map is brought to their pixel size and box. Without
+one, the table that is written has pure amplitude contrast and no defocus: no CTF.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import model_validator
+
+from parhelion.errors import InputError
+from parhelion.jobs._inputs import MapFile, ParticlesFile
+from parhelion.jobs._maps import pixel_size_option, voxels
+from parhelion.registry import Estimate, JobParams, Output, Result, declare, option
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from parhelion.model.particles import ParticleSet
+    from parhelion.model.volume import Volume
+    from parhelion.run.context import Context
+
+CHUNK = 64
+SHOWN = 12
+
+
+class Params(JobParams):
+    """What the job takes."""
+
+    input: MapFile = option(help="the map", short="i")
+    pixel_size: float | None = pixel_size_option()
+    particles: ParticlesFile | None = option(
+        None, help="table of particles whose poses are used", short="p", default_text="none"
+    )
+    step: float | None = option(
+        None,
+        help="largest spacing of a regular grid of directions over the sphere (HEALPix)",
+        unit="degrees",
+        ge=1,
+        le=60,
+        default_text="none",
+    )
+    ctf: bool = option(False, help="apply the CTF of each particle")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "Params":
+        if (self.particles is None) == (self.step is None):
+            raise ValueError("give --particles for the poses of a table, or --step for a regular grid")
+        if self.ctf and self.particles is None:
+            raise ValueError("--ctf needs --particles, which say the defocus")
+        return self
+
+
+OUTPUTS = (
+    Output(name="images", file="projections.mrcs", help="the projections"),
+    Output(name="particles", file="projections.star", help="the poses, with the names of the new images"),
+)
+
+
+def estimate(params: Params) -> Estimate:
+    """The padded transform of the map, and chunks of images."""
+    count = voxels(params.input)
+    edge = count ** (2 / 3)
+    return Estimate(
+        memory_bytes=90 * count,
+        per_thread_bytes=int(CHUNK * 150 * edge),
+        disk_bytes=int(4 * _how_many(params) * edge),
+    )
+
+
+def run(context: "Context", params: Params) -> Result:
+    """Project chunk by chunk and write stack and table."""
+    import numpy as np
+
+    from parhelion.algorithms.simulate.project import Projector
+    from parhelion.algorithms.simulate.views import images_of_particles
+    from parhelion.io import mrc
+
+    volume = mrc.read_volume(params.input, params.pixel_size)
+    particles, volume = _poses(context, params, volume)
+    projector = Projector(volume.data)
+    count, box, pixel = len(particles), volume.box, volume.pixel_size_angstrom
+
+    def images(index: np.ndarray) -> np.ndarray:
+        return images_of_particles(projector, particles, index, box, pixel, with_ctf=params.ctf)
+
+    chunks = [np.arange(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
+    shown: list[np.ndarray] = []
+    with mrc.StackWriter(context.path("images"), count, (box, box), pixel) as writer:
+        for index, made in zip(chunks, context.executor.map(images, chunks)):
+            writer.write(int(index[0]), made)
+            shown += list(made[: SHOWN - len(shown)].copy())
+            context.progress("project", int(index[-1]) + 1, count)
+    _write_table(context, particles)
+    context.report.gallery(shown, [f"projection {i + 1}" for i in range(len(shown))], "First projections")
+    if particles.rotation is not None:
+        context.report.angular_distribution(particles.rotation)
+    return Result(
+        figures={"projections": count, "box": box, "pixel_size_angstrom": pixel},
+        outputs={"images": context.path("images"), "particles": context.path("particles")},
+    )
+
+
+def _how_many(params: Params) -> int:
+    if params.particles is None:
+        return len(_grid(params.step or 60.0))
+    from parhelion.io.particles import read_particles
+
+    return len(read_particles(params.particles))
+
+
+def _grid(step_deg: float) -> "np.ndarray":
+    """Orientations that look from the points of a HEALPix grid, without in-plane turns."""
+    import numpy as np
+
+    from parhelion.geometry.rotations import from_relion
+    from parhelion.geometry.so3 import MAX_ORDER, grid_spacing_deg, sphere_grid
+
+    order = next(k for k in range(MAX_ORDER + 1) if grid_spacing_deg(k) <= step_deg or k == MAX_ORDER)
+    x, y, z = sphere_grid(order).T
+    return from_relion(np.degrees(np.arctan2(y, x)), np.degrees(np.arccos(z)), np.zeros_like(x))
+
+
+def _poses(context: "Context", params: Params, volume: "Volume") -> tuple["ParticleSet", "Volume"]:
+    """The poses to project at, and the map on the grid of their images."""
+    from parhelion.fourier.resample import resample_volume
+    from parhelion.io.particles import read_particles
+
+    if params.particles is None:
+        return _regular(params.step or 60.0, volume), volume
+    notes: list[str] = []
+    particles = read_particles(params.particles, notes=notes)
+    for note in notes:
+        context.notice(note)
+    grids = {(group.box or volume.box, round(group.pixel_size_angstrom, 4)) for group in particles.optics}
+    if len(grids) > 1:
+        raise InputError(f"{params.particles} has images of several boxes or pixel sizes: {sorted(grids)}")
+    box, pixel = particles.optics[0].box or volume.box, particles.optics[0].pixel_size_angstrom
+    if volume.data.shape != (box, box, box) or abs(volume.pixel_size_angstrom / pixel - 1) > 1e-3:
+        context.notice(
+            f"the map was resampled to the particles' grid, {box} pixels of {pixel:.4g} Å "
+            f"(it had {volume.pixel_size_angstrom:.4g} Å)"
+        )
+        volume = resample_volume(volume, box, pixel)
+    return particles, volume
+
+
+def _regular(step_deg: float, volume: "Volume") -> "ParticleSet":
+    """Particles that look at the map from a regular grid; they have no CTF."""
+    import numpy as np
+
+    from parhelion.model.particles import OpticsGroup, ParticleSet, Views
+
+    rotation = _grid(step_deg)
+    count = len(rotation)
+    zeros, none = np.zeros(count), np.zeros(count, np.int64)
+    group = OpticsGroup(
+        name="projections",
+        pixel_size_angstrom=volume.pixel_size_angstrom,
+        voltage_kv=300.0,
+        spherical_aberration_mm=0.0,
+        amplitude_contrast=1.0,
+        box=volume.box,
+    )
+    views = Views(
+        image_path=(Path("projections.mrcs"),),
+        path_id=none,
+        image_index=np.arange(count),
+        particle=np.arange(count),
+        optics_group=none,
+        defocus_u_angstrom=zeros,
+        defocus_v_angstrom=zeros,
+        defocus_angle_deg=zeros,
+        phase_shift_deg=zeros,
+        ctf_bfactor_angstrom2=zeros,
+        ctf_scale=np.ones(count),
+        noise_group=none,
+    )
+    return ParticleSet(
+        optics=(group,), views=views, count=count, rotation=rotation, shift_xyz_angstrom=np.zeros((count, 3))
+    )
+
+
+def _write_table(context: "Context", particles: "ParticleSet") -> None:
+    """The poses beside the new images, one image per row in their order."""
+    from dataclasses import replace
+
+    import numpy as np
+
+    from parhelion.io.particles import write_particles
+
+    count = len(particles)
+    views = replace(
+        particles.views,
+        image_path=(context.path("images"),),
+        path_id=np.zeros(count, np.int64),
+        image_index=np.arange(count),
+    )
+    write_particles(context.path("particles"), replace(particles, views=views))
+
+
+JOB = declare(__name__, __doc__, params=Params, run=run, estimate=estimate, outputs=OUTPUTS)

@@ -1,0 +1,75 @@
+"""Bring a map to another box or pixel size.
+
+The centre of the box stays where it is. Give a pixel size, a box, or both; with only one the extent of the
+map is kept.
+"""
+
+from typing import TYPE_CHECKING
+
+from pydantic import model_validator
+
+from parhelion.jobs._inputs import MapFile
+from parhelion.jobs._maps import voxels
+from parhelion.registry import Estimate, JobParams, Output, Result, declare, option
+
+if TYPE_CHECKING:
+    from parhelion.run.context import Context
+
+
+class Params(JobParams):
+    """What the job takes."""
+
+    input: MapFile = option(help="the map", short="i")
+    pixel_size: float | None = option(
+        None, help="new pixel size", unit="Å", ge=0.1, le=30, default_text="such that the extent is kept"
+    )
+    box: int | None = option(
+        None,
+        help="new edge length",
+        unit="pixels",
+        ge=8,
+        le=2048,
+        default_text="such that the extent is kept",
+    )
+    input_pixel_size: float | None = option(
+        None,
+        help="pixel size of the input, where its header is wrong",
+        unit="Å",
+        ge=0.1,
+        le=30,
+        default_text="from the header",
+    )
+
+    @model_validator(mode="after")
+    def _something(self) -> "Params":
+        if self.pixel_size is None and self.box is None:
+            raise ValueError("give --pixel-size, --box or both")
+        return self
+
+
+OUTPUTS = (Output(name="map", file="map.mrc", help="the map on its new grid"),)
+
+
+def estimate(params: Params) -> Estimate:
+    """Both maps and one on the way."""
+    new = (params.box or 0) ** 3
+    return Estimate(memory_bytes=24 * max(voxels(params.input), new), disk_bytes=4 * new)
+
+
+def run(context: "Context", params: Params) -> Result:
+    """Interpolate the map and write it."""
+    from parhelion.fourier.resample import resample_volume
+    from parhelion.io import mrc
+
+    volume = mrc.read_volume(params.input, params.input_pixel_size)
+    extent = volume.box * volume.pixel_size_angstrom
+    box = params.box or max(8, 2 * round(extent / (params.pixel_size or 1) / 2))
+    pixel = params.pixel_size or extent / box
+    made = resample_volume(volume, box, pixel)
+    mrc.write_volume(context.path("map"), made)
+    context.report.slices(volume, "Before")
+    context.report.slices(made, "After")
+    return Result(figures={"box": box, "pixel_size_angstrom": pixel}, outputs={"map": context.path("map")})
+
+
+JOB = declare(__name__, __doc__, params=Params, run=run, estimate=estimate, outputs=OUTPUTS)

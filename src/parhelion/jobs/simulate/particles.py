@@ -1,0 +1,257 @@
+"""Simulate particle images from an atomic model or a map.
+
+Random orientations, shifts and defoci; CTF; noise by signal-to-noise ratio or by dose. The poses are kept in
+truth.star and left out of particles.star.
+"""
+
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field, model_validator
+
+from parhelion.jobs._inputs import MAP_SUFFIXES, ModelFile
+from parhelion.registry import Estimate, JobParams, Output, Result, declare, option
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from parhelion.algorithms.simulate.particles import SimulatedParticles
+    from parhelion.model.volume import Volume
+    from parhelion.run.context import Context
+
+SAMPLE, NOISE, OPTICS = "Molecule and images", "Noise", "Microscope"
+DEFAULT_SNR = 0.1
+CHUNK = 64
+SHOWN = 8
+Micrometres = Annotated[float, Field(ge=-1, le=10)]
+
+
+class Params(JobParams):
+    """What the job takes."""
+
+    model: ModelFile = option(
+        help="atomic model (.cif, .pdb) or map (.mrc) of the molecule", short="m", group=SAMPLE
+    )
+    count: int = option(1000, help="how many images", unit="particles", ge=1, le=10**7, group=SAMPLE)
+    box: int | None = option(
+        None,
+        help="edge of the images",
+        unit="pixels",
+        ge=16,
+        le=2048,
+        default_text="that of the map, or 1.6 times the molecule",
+        group=SAMPLE,
+    )
+    pixel_size: float | None = option(
+        None,
+        help="pixel size of the images",
+        unit="Å",
+        ge=0.1,
+        le=30,
+        default_text="that of the map; needed for an atomic model",
+        group=SAMPLE,
+    )
+    symmetry: str = option(
+        "c1", help="point group (RELION's setting) that an atomic model is averaged over", group=SAMPLE
+    )
+    resolution: float | None = option(
+        None, help="low-pass the molecule", unit="Å", gt=0, le=200, default_text="Nyquist", group=SAMPLE
+    )
+    shift: float = option(
+        5.0, help="largest shift from the centre, along x and y", unit="Å", ge=0, le=200, group=SAMPLE
+    )
+    snr: float | None = option(
+        None,
+        help="variance of the noise-free image with CTF over the box, divided by the noise's per pixel",
+        unit="1",
+        gt=0,
+        default_text=f"{DEFAULT_SNR:g}, unless --dose is given",
+        group=NOISE,
+    )
+    dose: float | None = option(
+        None,
+        help="electrons per area instead: Poisson noise of a weak phase object (atomic models)",
+        unit="e⁻/Å²",
+        gt=0,
+        le=1000,
+        default_text="none",
+        group=NOISE,
+    )
+    defocus_range: tuple[Micrometres, Micrometres] = option(
+        (0.8, 2.5), help="least and largest underfocus", unit="µm", group=OPTICS
+    )
+    astigmatism: float = option(
+        300.0, help="largest difference of the two defoci", unit="Å", ge=0, le=20000, group=OPTICS
+    )
+    voltage: float = option(300.0, help="acceleration voltage", unit="kV", ge=60, le=400, group=OPTICS)
+    cs: float = option(2.7, help="spherical aberration", unit="mm", ge=0, le=10, group=OPTICS)
+    amplitude_contrast: float = option(0.1, help="amplitude contrast", unit="1", ge=0, le=1, group=OPTICS)
+    phase_shift: float = option(
+        0.0, help="phase shift of a phase plate", unit="degrees", ge=0, le=180, group=OPTICS
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Params":
+        if self.snr is not None and self.dose is not None:
+            raise ValueError("--snr and --dose both set the noise; give one")
+        if self.defocus_range[0] > self.defocus_range[1]:
+            raise ValueError("--defocus-range takes the lower defocus first")
+        from_map = self.model.suffix.lower() in MAP_SUFFIXES
+        if from_map and self.dose is not None:
+            raise ValueError("--dose needs an atomic model: a map's densities have no physical scale")
+        if from_map and self.symmetry.lower() != "c1":
+            raise ValueError("--symmetry averages atomic models; a map is taken as it is")
+        if not from_map and self.pixel_size is None:
+            raise ValueError("--pixel-size is needed for an atomic model")
+        return self
+
+
+OUTPUTS = (
+    Output(name="images", file="particles.mrcs", help="the images, protein white"),
+    Output(name="particles", file="particles.star", help="CTF of each image, no poses"),
+    Output(name="truth", file="truth.star", help="the same with the true poses"),
+    Output(name="reference", file="reference.mrc", help="the molecule's density on the images' grid"),
+)
+
+
+def estimate(params: Params) -> Estimate:
+    """The density on its fine grid, the padded transform for projecting, chunks of images."""
+    box, pixel = _frame(params)
+    fine = box * max(2, round(pixel / 1.2 + 0.5)) if params.model.suffix.lower() not in MAP_SUFFIXES else box
+    memory = max(16 * fine**3, 90 * box**3)
+    return Estimate(
+        memory_bytes=memory,
+        per_thread_bytes=CHUNK * 150 * box**2,
+        disk_bytes=4 * (params.count * box**2 + box**3),
+    )
+
+
+def run(context: "Context", params: Params) -> Result:
+    """Make the density, then the images chunk by chunk."""
+    from parhelion.algorithms.simulate.particles import Microscope, simulate_particles
+    from parhelion.io import mrc
+
+    volume = _density(context, params)
+    simulated = simulate_particles(
+        volume,
+        params.count,
+        snr=None if params.dose else params.snr or DEFAULT_SNR,
+        dose_per_angstrom2=params.dose,
+        microscope=Microscope(
+            voltage_kv=params.voltage,
+            spherical_aberration_mm=params.cs,
+            amplitude_contrast=params.amplitude_contrast,
+            phase_shift_deg=params.phase_shift,
+            defocus_range_um=params.defocus_range,
+            astigmatism_angstrom=params.astigmatism,
+        ),
+        shift_angstrom=params.shift,
+        seed=context.seed,
+    )
+    mrc.write_volume(context.path("reference"), volume)
+    first = _write_images(context, simulated)
+    _write_tables(context, simulated)
+    context.report.gallery(first, [f"particle {i + 1}" for i in range(len(first))], "First images")
+    clean = simulated.signal(_rows(len(first)))
+    context.report.gallery(clean, [f"particle {i + 1}" for i in range(len(first))], "The same without noise")
+    context.report.surface(volume, "Reference")
+    context.report.projections(volume, "Projections of the reference")
+    return Result(
+        figures={
+            "particles": params.count,
+            "box": simulated.box,
+            "pixel_size_angstrom": simulated.pixel_size_angstrom,
+            "snr": simulated.snr,
+        },
+        outputs={output.name: context.path(output.name) for output in OUTPUTS},
+    )
+
+
+def _rows(count: int) -> "np.ndarray":
+    import numpy as np
+
+    return np.arange(count)
+
+
+def _frame(params: Params) -> tuple[int, float]:
+    """Box and pixel size of the images."""
+    from parhelion.io import mrc
+
+    if params.model.suffix.lower() in MAP_SUFFIXES:
+        header = mrc.read_header(params.model)
+        pixel = (
+            params.pixel_size
+            or header.pixel_size_angstrom
+            or mrc.read_volume(params.model).pixel_size_angstrom
+        )
+        extent = max(header.shape) * (header.pixel_size_angstrom or pixel)
+        return params.box or max(16, 2 * round(extent / pixel / 2)), pixel
+    pixel = params.pixel_size or 1.0
+    if params.box is not None:
+        return params.box, pixel
+    import numpy as np
+
+    from parhelion.algorithms.simulate.density import atom_positions, centre_of_mass, read_model
+
+    structure = read_model(params.model)
+    positions, _ = atom_positions(structure)
+    radius = float(np.linalg.norm(positions - centre_of_mass(structure), axis=1).max())
+    return max(16, 8 * int(np.ceil(3.2 * radius / pixel / 8))), pixel
+
+
+def _density(context: "Context", params: Params) -> "Volume":
+    from parhelion.algorithms.simulate.density import density_from_model
+    from parhelion.fourier.filters import lowpass
+    from parhelion.fourier.resample import resample_volume
+    from parhelion.geometry.symmetry import symmetry_group
+    from parhelion.io import mrc
+
+    box, pixel = _frame(params)
+    if params.model.suffix.lower() not in MAP_SUFFIXES:
+        return density_from_model(
+            params.model,
+            box,
+            pixel,
+            resolution_angstrom=params.resolution,
+            operators=symmetry_group(params.symmetry).operators,
+            observer=context,
+        )
+    header = mrc.read_header(params.model)
+    volume = mrc.read_volume(params.model, None if header.pixel_size_angstrom else pixel)
+    if volume.data.shape != (box, box, box) or abs(volume.pixel_size_angstrom / pixel - 1) > 1e-4:
+        shape = " x ".join(str(n) for n in volume.data.shape)
+        context.notice(
+            f"the map ({shape} at {volume.pixel_size_angstrom:.4g} Å) was resampled to {box} at {pixel:.4g} Å"
+        )
+        volume = resample_volume(volume, box, pixel)
+    return lowpass(volume, params.resolution) if params.resolution else volume
+
+
+def _write_images(context: "Context", simulated: "SimulatedParticles") -> "np.ndarray":
+    """Write all images; the first few come back for the report."""
+    import numpy as np
+
+    from parhelion.io.mrc import StackWriter
+
+    count, box = simulated.particles.count, simulated.box
+    chunks = [np.arange(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
+    first = np.zeros((0, box, box), np.float32)
+    with StackWriter(context.path("images"), count, (box, box), simulated.pixel_size_angstrom) as writer:
+        for index, images in zip(chunks, context.executor.map(simulated.images, chunks)):
+            writer.write(int(index[0]), images)
+            first = images[:SHOWN].copy() if index[0] == 0 else first
+            context.progress("simulate images", int(index[-1]) + 1, count)
+    return first
+
+
+def _write_tables(context: "Context", simulated: "SimulatedParticles") -> None:
+    from dataclasses import replace
+
+    from parhelion.io.particles import write_particles
+
+    views = replace(simulated.particles.views, image_path=(context.path("images"),))
+    truth = replace(simulated.particles, views=views)
+    write_particles(context.path("truth"), truth)
+    write_particles(context.path("particles"), replace(truth, rotation=None, shift_xyz_angstrom=None))
+
+
+JOB = declare(__name__, __doc__, params=Params, run=run, estimate=estimate, outputs=OUTPUTS)
