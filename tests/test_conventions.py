@@ -14,7 +14,9 @@ from scipy.ndimage import map_coordinates
 from parhelion import conventions
 from parhelion.conventions import centre_pixel
 from parhelion.fourier.fft import rfft2, rfft3
-from parhelion.geometry.rotations import from_relion
+from parhelion.geometry.rotations import angle_between, from_relion
+from parhelion.io.cistem import read_cistem
+from parhelion.io.cryosparc import read_cryosparc, stated_contrast
 from parhelion.io.image_names import split_names
 from parhelion.io.mrc import open_stack
 from parhelion.io.relion import read_relion
@@ -160,6 +162,36 @@ def test_a_stack_may_be_called_mrc(tmp_path: Path) -> None:
         stack = open_stack(tmp_path / name)
         assert len(stack) == 3
         np.testing.assert_array_equal(stack.read(np.array([2])), images[2:])
+
+
+def test_cistem_table_becomes_relions_conventions(test_data: Path) -> None:
+    table = starfile.read(test_data / "blob_particles" / "truth.star")["particles"]
+    stack = test_data / "blob_particles" / "particles.mrcs"
+    particles = read_cistem(test_data / "peers" / "blob_cistem_auto_refine.star", stack=stack)
+    assert particles.views.image_index.tolist() == list(range(600))
+    # cisTEM's own poses, 7.7° off in the middle
+    truth = from_relion(*table[["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]].to_numpy().T)
+    assert np.median(angle_between(particles.rotation, truth)) < 9.0
+    shift = table[["rlnOriginXAngst", "rlnOriginYAngst"]].to_numpy()
+    assert np.median(np.linalg.norm(particles.shift_xyz_angstrom[:, :2] - shift, axis=1)) < 1.5
+    assert np.median(np.linalg.norm(particles.shift_xyz_angstrom[:, :2] + shift, axis=1)) > 4.0
+
+
+def test_cryosparc_table_equals_relions_of_the_same_particles(test_data: Path) -> None:
+    folder = test_data / "formats" / "cryosparc"
+    ours = read_cryosparc(folder / "empiar_10076_7.cs")
+    same = read_relion(folder / "empiar_10076_7.star")
+    assert ours.views.image_path == same.views.image_path
+    np.testing.assert_array_equal(ours.views.image_index, same.views.image_index)
+    np.testing.assert_allclose(ours.views.defocus_u_angstrom, same.views.defocus_u_angstrom, rtol=1e-6)
+    # +5.28° in both, on the same pixels: a flip of the y axis would have changed the sign
+    np.testing.assert_allclose(ours.views.defocus_angle_deg, same.views.defocus_angle_deg, atol=1e-4)
+    assert ours.views.defocus_angle_deg.min() > 5.0
+    assert ours.optics[0].pixel_size_angstrom == pytest.approx(same.optics[0].pixel_size_angstrom)
+    assert stated_contrast(ours) == "black"
+    aligned = read_cryosparc(folder / "cryosparc_P12_J24_001_particles.cs")
+    assert set(np.unique(aligned.half)) == {1, 2}
+    assert aligned.class_number.min() == 1
 
 
 @pytest.mark.parametrize(

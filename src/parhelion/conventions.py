@@ -4,6 +4,7 @@ This is the one place that states them; ``docs/conventions.md`` shows the same t
 test that holds it. Units are converted and axes flipped in ``io`` and nowhere else.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -145,7 +146,7 @@ DIFFERENCES = (
         "cisTEM",
         "moves the projection onto the image",
         "the negative",
-        "geometry/test_rotations.py::test_cistem_poses_agree_with_the_truth",
+        "test_conventions.py::test_cistem_table_becomes_relions_conventions",
     ),
     Difference(
         "icosahedral setting",
@@ -183,6 +184,41 @@ DIFFERENCES = (
         "test_conventions.py::test_image_numbers_of_tables_count_from_one",
     ),
     Difference(
+        "image numbers",
+        "cisTEM",
+        "`cisTEMPositionInStack` counts from 1",
+        "indices count from 0",
+        "test_conventions.py::test_cistem_table_becomes_relions_conventions",
+    ),
+    Difference(
+        "image numbers, classes, half sets",
+        "cryoSPARC",
+        "`blob/idx` counts from 0, as do classes and halves",
+        "indices count from 0; classes and halves from 1",
+        "test_conventions.py::test_cryosparc_table_equals_relions_of_the_same_particles",
+    ),
+    Difference(
+        "angles of the CTF",
+        "cryoSPARC",
+        "radians",
+        "degrees",
+        "test_conventions.py::test_cryosparc_table_equals_relions_of_the_same_particles",
+    ),
+    Difference(
+        "y axis",
+        "cryoSPARC",
+        "positions in micrographs count from the bottom; pixels, CTF and poses do not",
+        "particles are read without a flip, positions are not read",
+        "test_conventions.py::test_cryosparc_table_equals_relions_of_the_same_particles",
+    ),
+    Difference(
+        "contrast",
+        "cryoSPARC",
+        "`blob/sign` −1 for black protein",
+        "the sign is passed on with the table, and images are turned white",
+        "test_conventions.py::test_cryosparc_table_equals_relions_of_the_same_particles",
+    ),
+    Difference(
         "shifts before 3.1",
         "RELION",
         "`rlnOriginX`, `rlnOriginY` in pixels",
@@ -218,5 +254,5 @@ def differences_markdown() -> str:
     return _markdown(("about", "package", "there", "here", "held by"), rows)
 
 
-def _markdown(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _markdown(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ("---",) * len(head), *rows))

@@ -24,7 +24,9 @@ from parhelion.optics.wavelength import electron_wavelength_angstrom
 __all__ = ["ctf", "ctf_of_views", "electron_wavelength_angstrom"]
 
 ELEMENTS_IN_CACHE = 1 << 17
-"""Values worked on at a time: their float64 phases stay in the cache of one core."""
+"""Values worked on at a time on a CPU: their float64 phases stay in the cache of one core."""
+ELEMENTS_ON_GPU = 1 << 26
+"""The same on a GPU: enough to keep it busy, at half a gigabyte for the phases."""
 
 
 def ctf(
@@ -114,8 +116,8 @@ def _sine_of_turns(common: torch.Tensor, coefficients: torch.Tensor, basis: torc
     """``sin 2π(common + coefficients · basis)`` ``(n, k)`` float32, rows in blocks that fit the cache."""
     n, k = len(coefficients), basis.shape[1]
     out = torch.empty((n, k), dtype=torch.float32, device=basis.device)
-    step = n if basis.is_cuda else max(1, ELEMENTS_IN_CACHE // max(k, 1))
-    for start in range(0, n, max(step, 1)):
+    step = max(1, (ELEMENTS_ON_GPU if basis.is_cuda else ELEMENTS_IN_CACHE) // max(k, 1))
+    for start in range(0, n, step):
         turns = torch.addmm(common, coefficients[start : start + step], basis)
         out[start : start + step] = turns.sub_(turns.round()).float().mul_(2.0 * math.pi).sin_()
     return out
