@@ -41,7 +41,7 @@ def bfactor_envelope(radius: torch.Tensor, bfactor_angstrom2: float) -> torch.Te
 
 
 def apply_envelope(data: Array, envelope: torch.Tensor) -> Array:
-    """``data`` with its transform multiplied by ``envelope`` (half layout: its dimensions say images or volumes)."""
+    """``data`` with its transform multiplied by ``envelope`` (half layout; 2 axes: images, 3: volumes)."""
     tensor = as_tensor(data)
     shape = tuple(int(n) for n in tensor.shape[-envelope.ndim :])
     envelope = envelope.to(tensor.device, tensor.dtype)

@@ -10,7 +10,7 @@ from parhelion.model.volume import Volume
 
 
 def _resize_full_axis(transform: torch.Tensor, axis: int, new: int) -> torch.Tensor:
-    """Crop or pad one full axis. The Nyquist pair of the smaller even grid is summed (crop) or shared (pad)."""
+    """Crop or pad one full axis; the Nyquist pair of the smaller even grid is summed (crop) or shared (pad)."""
     old = transform.shape[axis]
     if new == old:
         return transform
@@ -151,10 +151,10 @@ def _ramp(shape: tuple[int, ...], shift_pixels: torch.Tensor) -> torch.Tensor:
     frequencies = rfft_frequencies(shape, dtype=torch.float64)[::-1]
     ndim = len(shape)
     shift = shift_pixels.to(torch.float64)
-    phase = sum(
-        f.to(shift.device) * shift[..., axis].reshape(*shift.shape[:-1], *([1] * ndim))
-        for axis, f in enumerate(frequencies)
-    )
+    phase = torch.zeros((), dtype=torch.float64, device=shift.device)
+    for axis, frequency in enumerate(frequencies):
+        along = shift[..., axis].reshape(*shift.shape[:-1], *([1] * ndim))
+        phase = phase + frequency.to(shift.device) * along
     return torch.polar(torch.ones_like(phase), -2 * torch.pi * phase)
 
 

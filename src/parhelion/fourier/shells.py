@@ -55,7 +55,7 @@ def fsc(a: np.ndarray | torch.Tensor, b: np.ndarray | torch.Tensor) -> np.ndarra
     """
     if tuple(a.shape) != tuple(b.shape):
         raise ParameterError(
-            f"FSC needs two maps of one box, found {tuple(a.shape)} and {tuple(b.shape)}; resample one of them"
+            f"FSC needs two maps of one box, found {tuple(a.shape)} and {tuple(b.shape)}; resample one"
         )
     return fsc_of_transforms(rfft3(as_tensor(a)), rfft3(as_tensor(b)), tuple(a.shape))
 

@@ -239,7 +239,7 @@ def _displacement_grids(model: gemmi.Model, box: int, pixel: float) -> list[tupl
 
 
 def splat_points(points: np.ndarray, box: int, pixel: float) -> torch.Tensor:
-    """Weights of points ``(n, 4)`` (x, y, z in Å, weight) shared trilinearly on a periodic grid ``(z, y, x)``."""
+    """Points ``(n, 4)`` (x, y, z in Å, weight) shared trilinearly on a periodic grid ``(z, y, x)``."""
     at = points[:, :3] / pixel
     low = np.floor(at).astype(np.int64)
     part = at - low

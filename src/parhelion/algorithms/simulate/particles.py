@@ -17,7 +17,7 @@ from parhelion.fourier.resample import crop_or_pad
 from parhelion.fourier.shells import shell_index
 from parhelion.model.particles import OpticsGroup, ParticleSet, Views
 from parhelion.model.volume import Volume
-from parhelion.optics.ctf import ctf
+from parhelion.optics.ctf import ctf_of_views
 
 CALIBRATION_IMAGES = 200
 PLANCK_OVER_2PI_JS = 1.054571817e-34
@@ -86,7 +86,6 @@ class SimulatedParticles:
 
     def signal(self, index: np.ndarray) -> np.ndarray:
         """Noise-free images ``(len(index), box, box)`` float32 of these particles, scaled like the images."""
-        views, optics = self.particles.views, self.particles.optics[0]
         rotation, shift = self.particles.rotation, self.particles.shift_xyz_angstrom
         if rotation is None or shift is None:
             raise ParameterError("simulated particles have lost their poses; the true ones are needed")
@@ -94,37 +93,23 @@ class SimulatedParticles:
         transform = torch.from_numpy(self.projector.slices(rotation[index], size))
         fy, fx = rfft_frequencies((size, size), self.pixel_size_angstrom, dtype=torch.float64)
         ky, kx = (f.reshape(-1) for f in torch.broadcast_tensors(fy, fx))
-        values = ctf(
-            kx.numpy(),
-            ky.numpy(),
-            views.defocus_u_angstrom[index],
-            views.defocus_v_angstrom[index],
-            views.defocus_angle_deg[index],
-            views.phase_shift_deg[index],
-            views.ctf_bfactor_angstrom2[index],
-            views.ctf_scale[index],
-            voltage_kv=optics.voltage_kv,
-            spherical_aberration_mm=optics.spherical_aberration_mm,
-            amplitude_contrast=optics.amplitude_contrast,
-        )
+        values = ctf_of_views(kx, ky, self.particles.views, self.particles.optics, np.asarray(index))
         # The image shows the projection moved by minus the shift: exp(+2πi k·shift).
         moved = torch.from_numpy(shift[index])
         phase = 2 * torch.pi * (moved[:, :1, None] * fx + moved[:, 1:2, None] * fy)
-        modulation = torch.as_tensor(values).reshape(transform.shape) * torch.polar(
-            torch.ones_like(phase), phase
-        )
+        modulation = values.reshape(transform.shape) * torch.polar(torch.ones_like(phase), phase)
         images = irfft2(transform * modulation.to(torch.complex64), (size, size))
-        images = crop_or_pad(images, (self.box, self.box)).numpy()
-        return np.asarray(images * np.float32(self.signal_scale * self.pixel_size_angstrom))
+        scale = self.signal_scale * self.pixel_size_angstrom
+        return (crop_or_pad(images, (self.box, self.box)) * scale).numpy()
 
     def chunks(self, size: int = 256) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Particle numbers ``(m,)`` and images ``(m, box, box)`` float32, in order; the same for every ``size``."""
+        """Particle numbers ``(m,)`` and images ``(m, box, box)`` float32, in order, whatever ``size``."""
         for start in range(0, self.particles.count, size):
             index = np.arange(start, min(start + size, self.particles.count))
             yield index, self.images(index)
 
     def images(self, index: np.ndarray) -> np.ndarray:
-        """Images ``(len(index), box, box)`` float32 with noise; each depends on the seed and its number only."""
+        """Images ``(len(index), box, box)`` float32 with noise, by seed and number only."""
         images = self.signal(index)
         for row, particle in enumerate(index):
             generator = np.random.default_rng([self.seed, 1, int(particle)])
@@ -167,7 +152,7 @@ def random_poses(
 
 
 def random_views(count: int, box: int, microscope: Microscope, generator: np.random.Generator) -> Views:
-    """One view per particle: defocus uniform in the range, astigmatism uniform up to the largest, any angle."""
+    """One view per particle: uniform defocus, astigmatism up to the largest, any angle."""
     low, high = microscope.defocus_range_um
     mean = generator.uniform(low * 1e4, high * 1e4, count)
     difference = generator.uniform(0.0, 1.0, count) * microscope.astigmatism_angstrom
