@@ -7,7 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from parhelion.errors import Cancelled, InputError, ParhelionError, ResourceError
+from parhelion.errors import (
+    Cancelled,
+    InputError,
+    OutputError,
+    ParhelionError,
+    ResourceError,
+)
 from parhelion.registry import Estimate, Job, JobParams, Result, input_files, validate
 from parhelion.run.cancel import signals_cancel
 from parhelion.run.context import Context, Services
@@ -89,7 +95,7 @@ def execute(context: Context) -> Result:
         result = replace(found, folder=folder, notices=tuple(context.notices))
         check_outputs(job, result)
         record.finish("finished", result, **_surroundings(context))
-        write_report(context, record.content, result)
+        _report(context, record, result)
     except (Exception, KeyboardInterrupt) as error:
         told = _explain(error, folder)
         _record_failure(context, record, told, error)
@@ -98,6 +104,19 @@ def execute(context: Context) -> Result:
         raise told from error
     context.log(f"finished in {show_duration(record.content['wall_seconds'])}")
     return result
+
+
+def _report(context: Context, record: JobRecord, result: Result) -> None:
+    """Write the report; a defect in it must not turn good results into a failed run."""
+    try:
+        write_report(context, record.content, result)
+    except ParhelionError:
+        raise
+    except Exception as error:  # noqa: BLE001
+        context.log("".join(traceback.format_exception(error)))
+        context.notice(
+            f"the report could not be made ({type(error).__name__}: {error}); the results are whole"
+        )
 
 
 def _surroundings(context: Context) -> dict[str, Any]:
@@ -131,16 +150,16 @@ def _record_failure(
 ) -> None:
     """Note the failure everywhere it can be noted; a full disk must not hide the first error."""
     status = "cancelled" if isinstance(told, Cancelled) else "failed"
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, OutputError):
         context.log(f"{status}: {told}")
         if not isinstance(error, ParhelionError):
             context.log("".join(traceback.format_exception(error)))
     if record is None:
         return
     partial = Result(folder=context.folder, notices=tuple(context.notices))
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, OutputError):
         record.finish(status, partial, error=str(told), **_surroundings(context))
-        write_report(context, record.content, partial)
+        _report(context, record, partial)
 
 
 def check_outputs(job: Job, result: Result) -> None:

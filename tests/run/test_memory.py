@@ -1,0 +1,64 @@
+"""Available memory is the machine's or the container's, whichever is less."""
+
+from pathlib import Path
+
+import pytest
+
+from parhelion.errors import ResourceError
+from parhelion.run.memory import available_bytes, peak_bytes, require, show_bytes
+
+GB = 10**9
+
+
+@pytest.fixture
+def meminfo(tmp_path: Path) -> Path:
+    path = tmp_path / "meminfo"
+    path.write_text("MemTotal:       16000000 kB\nMemAvailable:    8000000 kB\n")
+    return path
+
+
+def test_machine_without_limits(tmp_path: Path, meminfo: Path) -> None:
+    assert available_bytes(tmp_path / "none", meminfo) == 8000000 * 1024
+
+
+def test_container_of_version_2_counts_cache_as_free(tmp_path: Path, meminfo: Path) -> None:
+    (tmp_path / "memory.max").write_text(f"{4 * GB}\n")
+    (tmp_path / "memory.current").write_text(f"{3 * GB}\n")
+    (tmp_path / "memory.stat").write_text(f"anon 5\ninactive_file {GB}\n")
+    assert available_bytes(tmp_path, meminfo) == 2 * GB
+
+
+def test_container_without_a_limit(tmp_path: Path, meminfo: Path) -> None:
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text(f"{3 * GB}\n")
+    assert available_bytes(tmp_path, meminfo) == 8000000 * 1024
+
+
+def test_container_of_version_1(tmp_path: Path, meminfo: Path) -> None:
+    folder = tmp_path / "memory"
+    folder.mkdir()
+    (folder / "memory.limit_in_bytes").write_text(f"{2 * GB}\n")
+    (folder / "memory.usage_in_bytes").write_text(f"{GB}\n")
+    assert available_bytes(tmp_path, meminfo) == GB
+
+
+def test_unknown_memory_refuses_nothing(tmp_path: Path) -> None:
+    assert available_bytes(tmp_path, tmp_path / "none") is None
+    require("job", 10**18, None)
+
+
+def test_refusal_says_both_numbers() -> None:
+    with pytest.raises(ResourceError, match=r"refine needs about 12\.0 GB.*8\.0 GB are available"):
+        require("refine", 12 * GB, 8 * GB)
+
+
+def test_peak_grows_with_what_is_held() -> None:
+    before = peak_bytes()
+    held = bytearray(300_000_000)
+    held[::4096] = b"x" * len(held[::4096])
+    assert peak_bytes() > max(before, 300_000_000)
+
+
+@pytest.mark.parametrize(("count", "shown"), [(12.34e9, "12.3 GB"), (4.6e8, "460 MB")])
+def test_bytes_are_readable(count: float, shown: str) -> None:
+    assert show_bytes(count) == shown
