@@ -19,20 +19,23 @@ def split_names(path: Path, label: str, names: Sequence[str]) -> tuple[list[str]
 
     A name without ``@`` is the first image of its file. Raises MetadataError for other forms.
     """
-    numbers = np.empty(len(names), dtype=np.int64)
-    ids = np.empty(len(names), dtype=np.int64)
+    parts = [name.partition("@") if "@" in name else ("1", "@", name) for name in names]
+    digits = [number for number, _, _ in parts]
+    together = "".join(digits)
     files: dict[str, int] = {}
-    for row, name in enumerate(names):
-        number, at, file = name.partition("@")
-        if not at:
-            number, file = "1", name
-        if not (number.isascii() and number.isdigit() and len(number) < 19 and int(number) > 0 and file):
-            raise MetadataError(
-                f"{path}: {label} is {name!r} in row {row + 1}, expected NUMBER@FILE with numbers from 1"
-            )
-        numbers[row] = int(number) - 1
-        ids[row] = files.setdefault(file, len(files))
-    return list(files), ids, numbers
+    ids = np.array([files.setdefault(file, len(files)) for _, _, file in parts], dtype=np.int64)
+    sound = together.isascii() and together.isdecimal() and all(digits) and max(map(len, digits)) < 19
+    numbers = np.array(digits).astype(np.int64) if sound else np.zeros(len(names), dtype=np.int64)
+    if "" in files or not np.all(numbers > 0):
+        row = next(i for i, (n, _, file) in enumerate(parts) if not (file and _is_count(n)))
+        raise MetadataError(
+            f"{path}: {label} is {names[row]!r} in row {row + 1}, expected NUMBER@FILE with numbers from 1"
+        )
+    return list(files), ids, numbers - 1
+
+
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < 19 and int(text) > 0
 
 
 def resolve(table: Path, files: Sequence[str], stated: Path | None = None) -> tuple[Path, ...]:
@@ -49,7 +52,7 @@ def resolve(table: Path, files: Sequence[str], stated: Path | None = None) -> tu
         if base is not None and base != bases[0]:
             # the next file most likely lies beside this one
             bases = [base, *(b for b in bases if b != base)]
-        found.append((base or folder) / file)
+        found.append((base or stated or folder) / file)
     return tuple(found)
 
 

@@ -142,7 +142,7 @@ class StackWriter:
     def _stored(self, images: np.ndarray) -> np.ndarray:
         limits = np.iinfo(self.dtype) if self.dtype.kind in "iu" else np.finfo(self.dtype)
         least, greatest = float(images.min(initial=0)), float(images.max(initial=0))
-        if not limits.min <= least <= greatest <= limits.max:
+        if not float(limits.min) <= least <= greatest <= float(limits.max):
             raise OutputError(
                 f"values from {least:g} to {greatest:g} do not fit {self.dtype.name} in {self.path}; "
                 "write float32 instead"

@@ -33,7 +33,7 @@ def check_range(path: Path, label: str, values: np.ndarray, limits: Range, notes
     """
     values = np.asarray(values, dtype=np.float64)
     bad = np.flatnonzero(~((values >= limits.low) & (values <= limits.high)))
-    span = f"{limits.low:g} to {limits.high:g} {limits.unit}"
+    span = f"{limits.low:g} and {limits.high:g} {limits.unit}"
     if len(bad):
         raise MetadataError(
             f"{path}: {label} is {values[bad[0]]:g} in row {bad[0] + 1} ({len(bad)} of {len(values)} rows); "

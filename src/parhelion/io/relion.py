@@ -208,9 +208,11 @@ def _poses(
     for axis, (in_angstrom, in_pixels) in enumerate(zip(ORIGIN_ANGSTROM, ORIGIN_PIXELS)):
         if in_angstrom in rows:
             shift[:, axis] = numbers(path, rows, in_angstrom)
+            _finite(path, in_angstrom, shift[:, axis])
             found = True
         elif in_pixels in rows:
             shift[:, axis] = numbers(path, rows, in_pixels) * pixel
+            _finite(path, in_pixels, shift[:, axis])
             found = True
     if not angles:
         if found and np.any(shift):
@@ -220,7 +222,6 @@ def _poses(
         present = "only " + " and ".join(angles)
         notes.append(f"{path.name} has {present} of the three angles; the particles count as without poses")
         return None, None
-    _finite(path, "rlnOrigin", shift)
     return rotations.from_relion(*(numbers(path, rows, label) for label in ANGLES)), shift
 
 

@@ -11,6 +11,7 @@ from parhelion.io.image_names import FOLDER_COMMENT, names_for
 from parhelion.io.relion import ANGLES, CTF_DEFAULTS, DEFOCUS, OPTICS_PREFIX, ORIGIN_ANGSTROM, ORIGIN_PIXELS
 from parhelion.io.relion_optics import IDENTITY, optics_table
 from parhelion.io.star import write_star
+from parhelion.io.star_writer import RELION_31
 from parhelion.model.particles import OpticsGroup, ParticleSet
 from parhelion.model.table import Table
 
@@ -50,7 +51,8 @@ def write_relion(path: Path | str, particles: ParticleSet, *, version: Literal["
         columns["rlnClassNumber"] = particles.class_number
     blocks = _blocks_31(particles, columns, groups, group) if version == "3.1" else None
     blocks = blocks or {"": _table_30(path, columns, groups, group)}
-    write_star(path, blocks, comments=(f"{FOLDER_COMMENT}{folder}",) if folder else ())
+    comments = (f"{FOLDER_COMMENT}{folder}",) if folder else ()
+    write_star(path, blocks, comments=comments, version=RELION_31 if version == "3.1" else None)
 
 
 def _check_single(path: Path, particles: ParticleSet) -> None:

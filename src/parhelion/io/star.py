@@ -18,7 +18,7 @@ from parhelion.model.table import Table
 __all__ = ["read_star", "write_star"]
 
 TOKEN = re.compile(r"'((?:[^']|'(?=\S))*)'(?=\s|$)|\"((?:[^\"]|\"(?=\S))*)\"(?=\s|$)|(\S+)")
-NEXT_BLOCK = (b"\ndata_", b"\nloop_", b"\nDATA_", b"\nLOOP_")
+NEXT_BLOCK = (b"\ndata_", b"\nloop_")
 
 
 def read_star(path: Path | str) -> dict[str, Table]:
@@ -68,14 +68,13 @@ class _Parser:
         table: Table | None = None
         values: dict[str, str] = {}
         for line in self._lines():
-            lower = line[:5].lower()
-            if lower == "data_":
+            if line.startswith("data_"):
                 if name is not None:
                     yield name, self._merged(name, table, values)
                 name, table, values = line.split()[0][5:], None, {}
             elif name is None:
                 raise self._error(f"found {line[:60]!r} before any data_ block; is it a STAR file?")
-            elif lower == "loop_":
+            elif line.startswith("loop_"):
                 if table is not None:
                     raise self._error(f"data_{name} holds a second loop_; a table has one")
                 table = self._loop()
@@ -127,16 +126,18 @@ class _Parser:
         return self._rows(labels, start, max(start, end))
 
     def _rows(self, labels: list[str], start: int, end: int) -> Table:
+        # blank lines and comments at the end belong to the next block
+        while end > start:
+            line = self.text.rfind(b"\n", start, end - 1) + 1 or start
+            content = self.text[line:end].strip()
+            if content and not content.startswith(b"#"):
+                break
+            end = line
         rows = self.text[start:end]
-        while (last := rows.rstrip()) and last[last.rfind(b"\n") + 1 :].lstrip().startswith(b"#"):
-            rows = last[: last.rfind(b"\n") + 1]
-        if not last:
+        if not rows:
             return Table({label: np.empty(0, object) for label in labels})
-        if not _needs_care(last):
-            table = _fast_rows(labels, last)
-            if table is not None:
-                return table
-        return self._slow_rows(labels, start, last)
+        table = None if _needs_care(rows) else _fast_rows(labels, rows)
+        return table if table is not None else self._slow_rows(labels, start, rows)
 
     def _slow_rows(self, labels: list[str], start: int, rows: bytes) -> Table:
         """Rows line by line: quotes, comments, and the number of the line that is wrong."""

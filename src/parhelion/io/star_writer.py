@@ -12,11 +12,20 @@ from parhelion.io.atomic import atomic_path
 from parhelion.model.table import Table
 
 ROWS_AT_ONCE = 200_000
+RELION_31 = 30001
 
 
-def write_star(path: Path | str, blocks: Mapping[str, Table], *, comments: tuple[str, ...] = ()) -> None:
+def write_star(
+    path: Path | str,
+    blocks: Mapping[str, Table],
+    *,
+    comments: tuple[str, ...] = (),
+    version: int | None = RELION_31,
+) -> None:
     """Write ``blocks`` (name → table), each as a loop, whole or not at all; ``comments`` go on top.
 
+    RELION takes a table for one of its own 3.1 or later by the comment ``# version 30001``, and for one of
+    3.0 without it (``version=None``).
     Numbers are written with as many digits as they need to come back the same. Raises OutputError where
     the file cannot be written or a value cannot be put into a STAR file.
     """
@@ -24,8 +33,9 @@ def write_star(path: Path | str, blocks: Mapping[str, Table], *, comments: tuple
         for comment in comments:
             stream.write(f"# {comment}\n".encode())
         for name, table in blocks.items():
-            # RELION takes a file without this line for one of version 3.0
-            stream.write(f"\n# version 30001\n\ndata_{name}\n\nloop_\n".encode())
+            if version is not None:
+                stream.write(f"\n# version {version}\n".encode())
+            stream.write(f"\ndata_{name}\n\nloop_\n".encode())
             stream.writelines(f"_{label} #{i}\n".encode() for i, label in enumerate(table, 1))
             for start in range(0, table.rows, ROWS_AT_ONCE):
                 rows = slice(start, start + ROWS_AT_ONCE)
