@@ -4,8 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
 
 from parhelion.cli.help import stdout_console
 from parhelion.registry import Estimate, Job, Result
@@ -42,37 +41,36 @@ def print_json(answer: dict[str, Any]) -> None:
 
 def print_result(result: Result) -> None:
     """What was found and where it is."""
-    console = stdout_console()
     if result.estimate is not None:
-        _print_estimate(console, result.estimate)
+        print("The inputs are fine. This run would need:")
+        _print_rows(_estimate_rows(result.estimate))
         return
-    table = Table.grid(padding=(0, 3))
-    table.add_column(style="dim")
-    for name, value in result.figures.items():
-        table.add_row(split_unit(name)[0], show_quantity(name, value), style="bold")
+    rows = [(split_unit(name)[0], show_quantity(name, value)) for name, value in result.figures.items()]
     for name, found in result.outputs.items():
-        paths = found if isinstance(found, list) else [found]
-        table.add_row(split_unit(name)[0], _shown(paths))
+        rows.append((split_unit(name)[0], _shown(found if isinstance(found, list) else [found])))
     if result.folder is not None:
-        table.add_row("Report", str(result.folder / REPORT))
-    console.print(table)
+        rows.append(("Report", str(result.folder / REPORT)))
+    _print_rows(rows)
+
+
+def _print_rows(rows: list[tuple[str, str]]) -> None:
+    """Two columns; paths are never broken or cut, so that they can be copied."""
+    console = stdout_console()
+    width = max((len(name) for name, _ in rows), default=0)
+    for name, value in rows:
+        console.print(f"[dim]{name:<{width}}[/]   {escape(value)}", soft_wrap=True)
 
 
 def _shown(paths: list[Path]) -> str:
     return str(paths[0]) if len(paths) == 1 else f"{paths[0]} … {paths[-1].name} ({len(paths)} files)"
 
 
-def _print_estimate(console: Console, estimate: Estimate) -> None:
+def _estimate_rows(estimate: Estimate) -> list[tuple[str, str]]:
     available = available_bytes()
-    table = Table.grid(padding=(0, 3))
-    table.add_column(style="dim")
     free = f" of {show_bytes(available)} available" if available is not None else ""
-    table.add_row("Memory", f"about {show_bytes(estimate.memory_bytes)}{free}")
+    rows = [("Memory", f"about {show_bytes(estimate.memory_bytes)}{free}")]
     if estimate.seconds is not None:
-        table.add_row("Time", f"about {show_duration(estimate.seconds)}")
+        rows.append(("Time", f"about {show_duration(estimate.seconds)}"))
     if estimate.disk_bytes:
-        table.add_row("Disk", f"about {show_bytes(estimate.disk_bytes)}")
-    for note in estimate.notes:
-        table.add_row("Note", note)
-    console.print("The inputs are fine. This run would need:")
-    console.print(table)
+        rows.append(("Disk", f"about {show_bytes(estimate.disk_bytes)}"))
+    return rows + [("Note", note) for note in estimate.notes]

@@ -1,0 +1,49 @@
+"""Help is complete and loads nothing heavy."""
+
+import subprocess
+import sys
+
+import pytest
+
+from parhelion import jobs
+from parhelion.cli.main import main
+
+HEAVY = ("torch", "pandas", "numpy", "scipy", "matplotlib", "numba")
+PROBE = """
+import sys
+from parhelion.cli.main import main
+code = main({words!r})
+print("LOADED", *sorted(set(m.split(".")[0] for m in sys.modules) & set({heavy!r})), file=sys.stderr)
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["--version"], ["fsc", "--help"], ["simulate", "particles", "-h"]]
+)
+def test_help_loads_nothing_heavy(words: list[str]) -> None:
+    program = PROBE.format(words=words, heavy=HEAVY)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "LOADED"
+
+
+def test_overview_lists_every_job(capsys, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main([]) == 0
+    shown = capsys.readouterr().out
+    for name, summary in jobs.summaries().items():
+        assert name in shown
+        assert summary in shown
+
+
+def test_summaries_are_those_of_the_declarations() -> None:
+    for name, summary in jobs.summaries().items():
+        assert jobs.load(name).summary == summary
+
+
+def test_schema_is_json(capsys) -> None:
+    import json
+
+    assert main(["fsc", "--schema"]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    assert schema["properties"]["pixel_size"]["unit"] == "Å"

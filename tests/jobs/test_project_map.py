@@ -1,0 +1,77 @@
+"""project-map: images of a table's particles without noise, or a regular grid of views."""
+
+import numpy as np
+import pytest
+
+from parhelion.errors import ParameterError
+from parhelion.io.mrc import open_stack, read_volume
+from parhelion.io.particles import read_particles
+
+
+def test_images_are_those_of_the_simulation_without_noise(run, molecule) -> None:
+    simulated = run("simulate_particles", model=molecule, count=20, snr=1000.0)
+    made = run(
+        "project_map", input=simulated.outputs["reference"], particles=simulated.outputs["truth"], ctf=True
+    )
+    noisy = open_stack(simulated.outputs["images"]).read(np.arange(20))
+    clean = open_stack(made.outputs["images"]).read(np.arange(20))
+    correlations = [np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(noisy, clean, strict=True)]
+    assert min(correlations) > 0.995
+    table = read_particles(made.outputs["particles"])
+    truth = read_particles(simulated.outputs["truth"])
+    assert np.allclose(table.rotation, truth.rotation, atol=1e-6)
+    assert table.views.image_path[0].name == "projections.mrcs"
+
+
+def test_grid_of_views_from_the_top_down(run, molecule) -> None:
+    made = run("project_map", input=molecule, step=30)
+    assert made.figures["projections"] == 48
+    images = open_stack(made.outputs["images"]).read(np.arange(48))
+    mass = read_volume(molecule).data.sum()
+    assert np.allclose(images.sum(axis=(1, 2)), mass, rtol=0.02)
+    table = read_particles(made.outputs["particles"])
+    assert np.allclose(table.shift_xyz_angstrom, 0)
+
+
+def test_map_on_another_grid_is_resampled_with_a_notice(run, molecule) -> None:
+    simulated = run("simulate_particles", model=molecule, count=3)
+    coarse = run("resample", input=molecule, box=24).outputs["map"]
+    made = run("project_map", input=coarse, particles=simulated.outputs["truth"])
+    assert any("resampled to the particles' grid" in notice for notice in made.notices)
+    assert open_stack(made.outputs["images"]).shape == (3, 32, 32)
+
+
+def test_particles_without_poses_are_refused(run, molecule) -> None:
+    from parhelion.errors import MetadataError
+
+    simulated = run("simulate_particles", model=molecule, count=3)
+    with pytest.raises(MetadataError, match="no poses"):
+        run("project_map", input=molecule, particles=simulated.outputs["particles"])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({}, "give --particles"), ({"step": 15.0, "ctf": True}, "--ctf needs --particles")],
+)
+def test_options_that_make_no_sense_are_refused(run, molecule, options, said) -> None:
+    with pytest.raises(ParameterError, match=said):
+        run("project_map", input=molecule, **options)
+
+
+@pytest.mark.parametrize(("stem", "least"), [("relion_proj_batch", 0.95), ("relion_proj_batch_pfac2", 0.955)])
+def test_relions_own_projections_are_met(run, test_data, stem, least) -> None:
+    """Projections with CTF that RELION made of point masses, with padding 1 and 2."""
+    folder = test_data / "formats" / "relion"
+    made = run(
+        "project_map",
+        input=folder / "pointmass.mrc",
+        particles=folder / f"{stem}.star",
+        ctf=True,
+        pixel_size=3.54,
+    )
+    theirs = open_stack(folder / f"{stem}.mrcs")
+    every = np.arange(len(theirs))
+    ours = open_stack(made.outputs["images"]).read(every)
+    pairs = zip(ours, theirs.read(every), strict=True)
+    correlations = [np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in pairs]
+    assert min(correlations) > least
