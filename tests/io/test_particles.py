@@ -244,7 +244,7 @@ def test_given_pixel_size_rules(table: Path) -> None:
         ("1@sub/b.mrcs", "x@sub/b.mrcs", r"rlnImageName is 'x@sub/b.mrcs'"),
         ("-3 2 keep1", "-3 3 keep1", r"rlnRandomSubset holds 1, 3"),
         ("-3 2 keep1", "inf 2 keep1", r"rlnOriginYAngst is inf in row 2"),
-        ("40 1.5 -3 2", "inf 1.5 -3 2", r"angle psi of 1 of 3"),
+        ("40 1.5 -3 2", "inf 1.5 -3 2", r"rlnAnglePsi is inf in row 2"),
         ("_rlnMyColumn", "_rlnIsFlip", r"rlnIsFlip holds 'keep0'"),
         ("_rlnMyColumn", "_rlnTomoParticleName", r"rlnTomoParticleName marks particles of tilt series"),
         ("_rlnMtfFileName", "_rlnBeamTiltX", r"lacks rlnBeamTiltY"),

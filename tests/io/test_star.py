@@ -53,7 +53,8 @@ def test_loops_and_single_values(tmp_path: Path) -> None:
         tmp_path,
         "# comment\n\ndata_general\n_rlnOne 1\n_rlnTwo   2.5\n_rlnWord  hello\n_rlnMinus -3\n\n\n"
         "data_particles\n\nloop_ \n_rlnA #1 [explained here]\n_rlnB\n_rlnMicrographName #3\n"
-        "# comment\n\ndata_general\n_rlnOne 1\n_rlnTwo   2.5\n_rlnWord  hello\n_rlnMinus -3\n\n\n"
+        "  1  2.5\t10\n\n 2 -1e-3 020  \n# between\n 3 nan 0x3\n# version\n\n"
+        "data_empty\n\nloop_\n_rlnX #1\n\n",
     )
     assert list(blocks) == ["general", "particles", "empty"]
     general = blocks["general"]

@@ -65,6 +65,8 @@ def read_cryosparc(
             raise MetadataError(
                 f"{path}: {field} is set, which is not supported; export the particles without it"
             )
+    if "alignments3D/pose" in names and not np.isfinite(records["alignments3D/pose"]).all():
+        raise MetadataError(f"{path}: alignments3D/pose holds values that are not finite")
     columns: dict[str, np.ndarray] = {"rlnImageName": _image_names(path, records)}
     columns |= {label: _single(records[field]) for field, label in DIRECT.items() if field in names}
     columns |= {label: np.degrees(_single(records[f])) for f, label in IN_RADIANS.items() if f in names}
@@ -151,7 +153,10 @@ def _records(path: Path) -> np.ndarray:
             needed = stream.tell() + int(np.prod(shape, dtype=object)) * dtype.itemsize
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, TypeError, SyntaxError, RecursionError) as error:
+    except FormatError:
+        raise
+    except Exception as error:
+        # the header is Python source: when damaged, NumPy fails in as many ways as Python's tokenizer
         raise FormatError(f"{path} is no cryoSPARC table: {error}") from error
     if dtype.names is None or dtype.hasobject or len(shape) != 1:
         raise FormatError(f"{path} is no cryoSPARC table: it holds {dtype} of shape {shape}")

@@ -222,7 +222,10 @@ def _poses(
         present = "only " + " and ".join(angles)
         notes.append(f"{path.name} has {present} of the three angles; the particles count as without poses")
         return None, None
-    return rotations.from_relion(*(numbers(path, rows, label) for label in ANGLES)), shift
+    triples = {label: numbers(path, rows, label) for label in ANGLES}
+    for label, values in triples.items():
+        _finite(path, label, values)
+    return rotations.from_relion(*triples.values()), shift
 
 
 def _integers(path: Path, table: Table, label: str) -> np.ndarray:

@@ -206,14 +206,13 @@ def _fast_rows(labels: list[str], rows: bytes) -> Table | None:
     for position, label in enumerate(labels):
         column = frame[position].to_numpy()
         if column.dtype not in (np.int64, np.float64):
+            named = label.endswith("Name")
             # integers beyond int64 and words like True stay texts
-            column = (frame[position] if column.dtype == object else frame[position].astype(str)).to_numpy(
-                object
-            )
+            column = (frame[position] if named else frame[position].astype(str)).to_numpy(object)
             # the parser fills what is missing at the end of a short row with an empty string
             if (column == "").any():
                 return None
-            column = _numbers(column) if not label.endswith("Name") else column
+            column = column if named else _numbers(column)
         columns[label] = column
     return Table(columns)
 
