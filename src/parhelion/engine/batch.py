@@ -32,6 +32,21 @@ class ParticleBatch:
             self, data=self.data[..., :points].contiguous(), ctf=self.ctf[..., :points].contiguous()
         )
 
+    def rows(self, part: slice) -> "ParticleBatch":
+        """The particles of a slice."""
+        return replace(
+            self,
+            index=self.index[part],
+            data=self.data[part],
+            ctf=self.ctf[part],
+            valid=self.valid[part],
+            noise_group=self.noise_group[part],
+        )
+
+    def with_data(self, data: Tensor, ctf: Tensor) -> "ParticleBatch":
+        """The same particles with other data and CTF."""
+        return replace(self, data=data, ctf=ctf)
+
     def whitened(self, noise: Tensor) -> "ParticleBatch":
         """Data and CTF divided by the noise amplitude; ``noise`` ``(groups, k)`` is a power.
 

@@ -6,8 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from parhelion.engine.solvent import Solvent
 from parhelion.engine.update import MapSums, solve
 from parhelion.fourier.shells import fsc
+
+# Share of a shell's mean denominator that keeps voxels without data finite.
+LIGHT_PRIOR = 0.05
 
 
 def split_halves(count: int, rng: np.random.Generator, given: np.ndarray | None = None) -> np.ndarray:
@@ -21,27 +25,33 @@ def split_halves(count: int, rng: np.random.Generator, given: np.ndarray | None 
 
 @dataclass(frozen=True, kw_only=True)
 class HalfMaps:
-    """Two filtered maps ``(box, box, box)``, the FSC between them and the shell where it passes 0.143."""
+    """Two filtered, masked maps ``(box, box, box)``, the unfiltered ones, their mask and FSC inside it.
+
+    ``resolved_shell`` is where the FSC first falls below 0.143.
+    """
 
     maps: tuple[Tensor, Tensor]
+    unfiltered: tuple[Tensor, Tensor]
+    mask: Tensor
     fsc: np.ndarray
     resolved_shell: int
 
 
-def solve_halves(sums: tuple[MapSums, MapSums], mask: Tensor, max_shell: int) -> HalfMaps:
+def solve_halves(sums: tuple[MapSums, MapSums], solvent: Solvent, max_shell: int) -> HalfMaps:
     """Both half maps, each Wiener-filtered with the signal-to-noise ratio that their FSC shows.
 
-    The FSC is taken between maps with a prior so small that it only keeps empty voxels finite. SNR of
-    one half map = FSC / (1 - FSC): Scheres, J. Mol. Biol. 415, 406 (2012), eq. 10, without the factor
-    for the combined map.
+    The FSC is taken inside the mask between maps with a prior so small that it only keeps empty voxels
+    finite. SNR of one half map = FSC / (1 - FSC): Scheres, J. Mol. Biol. 415, 406 (2012), eq. 10,
+    without the factor for the combined map.
     """
-    light = torch.full((max_shell + 1,), 0.05, dtype=torch.float64)
-    a, b = (solve(s, light, max_shell) * mask for s in sums)
-    curve = fsc(a, b)
+    light = torch.full((max_shell + 1,), LIGHT_PRIOR, dtype=torch.float64)
+    a, b = (solve(s, light, max_shell) for s in sums)
+    mask = solvent.mask(a, b).to(a.device)
+    curve = fsc(a * mask, b * mask)
     usable = curve[: max_shell + 1].clip(0.001, 0.999)
     below = np.flatnonzero(usable[2:] < 0.143)
     resolved = int(below[0]) + 2 if len(below) else max_shell
     inverse_snr = torch.from_numpy((1 - usable) / usable)
     limit = min(resolved + 4, max_shell)
-    filtered = tuple(solve(s, inverse_snr, limit) * mask for s in sums)
-    return HalfMaps(maps=(filtered[0], filtered[1]), fsc=curve, resolved_shell=resolved)
+    first, second = (solve(s, inverse_snr, limit) * mask for s in sums)
+    return HalfMaps(maps=(first, second), unfiltered=(a, b), mask=mask, fsc=curve, resolved_shell=resolved)

@@ -11,12 +11,13 @@ from parhelion.contracts import Cancel, Executor, Observer
 from parhelion.engine import noise as noise_model
 from parhelion.engine.accumulate import NoiseSums, insertion_slices, noise_sums
 from parhelion.engine.candidates import Candidates, joined
-from parhelion.engine.halves import solve_halves
+from parhelion.engine.halves import HalfMaps, solve_halves
 from parhelion.engine.loader import ParticleLoader
 from parhelion.engine.predict import FourierVolume, fourier_volume
 from parhelion.engine.schedule import Outcome, Plan, ScheduleSettings, Stop, next_plan
 from parhelion.engine.score import ScoreSettings, chunks, refined, searched, stages_between
 from parhelion.engine.search import SliceBank, search_precision, shift_grid, slice_bank
+from parhelion.engine.solvent import Solvent
 from parhelion.engine.state import RefineState, best_poses
 from parhelion.engine.update import MapSums, Slices, complete_mates, symmetrise
 from parhelion.geometry.rotations import angle_between, random_rotations
@@ -28,14 +29,14 @@ from parhelion.geometry.symmetry import SymmetryGroup
 class Problem:
     """What does not change during a refinement.
 
-    ``mask`` ``(box, box, box)`` is the solvent mask; ``top`` hits of the search are refined, at most
+    ``top`` hits of the search are refined, at most
     ``kept`` poses per particle survive; ``chunk`` particles are processed at a time.
     """
 
     loader: ParticleLoader
     schedule: ScheduleSettings
     symmetry: SymmetryGroup
-    mask: Tensor
+    solvent: Solvent
     executor: Executor
     observer: Observer
     cancel: Cancel
@@ -79,10 +80,10 @@ def run_round(problem: Problem, state: RefineState) -> RefineState:
             for r in results:
                 noise = r.noise if noise is None else noise.plus(r.noise)
         sums.append(symmetrise(complete_mates(half_sums), problem.symmetry.operators, problem.executor))
-    halves = solve_halves((sums[0], sums[1]), problem.mask, loader.points.max_shell)
+    halves = solve_halves((sums[0], sums[1]), problem.solvent, loader.points.max_shell)
     kept = _concatenated(poses)
     outcome = _outcome(problem, state, kept, halves.resolved_shell)
-    return _advanced(problem, state, kept, halves.maps, halves.fsc, outcome, noise)
+    return _advanced(problem, state, kept, halves, outcome, noise)
 
 
 def _reference(problem: Problem, state: RefineState, half: int, rng: np.random.Generator) -> _Reference:
@@ -213,8 +214,7 @@ def _advanced(
     problem: Problem,
     state: RefineState,
     kept: Candidates,
-    maps: tuple[Tensor, Tensor],
-    curve: np.ndarray,
+    halves: HalfMaps,
     outcome: Outcome,
     noise: NoiseSums | None,
 ) -> RefineState:
@@ -223,13 +223,15 @@ def _advanced(
     problem.observer.record("rounds", **row)
     return replace(
         state,
-        maps=maps,
+        maps=halves.maps,
+        unfiltered=halves.unfiltered,
+        mask=halves.mask,
         kept=kept,
         noise=_updated_noise(problem.loader, state.noise, noise),
         plan=state.plan if isinstance(decision, Stop) else decision,
         finished=decision.reason if isinstance(decision, Stop) else "",
         progress=progress,
-        fsc=curve,
+        fsc=halves.fsc,
         history=(*state.history, row),
     )
 

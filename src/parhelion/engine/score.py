@@ -67,14 +67,7 @@ def searched(
     parts = []
     for first in range(0, len(batch), block):
         rows = slice(first, first + block)
-        part = ParticleBatch(
-            index=batch.index[rows],
-            data=batch.data[rows],
-            ctf=batch.ctf[rows],
-            valid=batch.valid[rows],
-            tilts=batch.tilts,
-            noise_group=batch.noise_group[rows],
-        )
+        part = batch.rows(rows)
         total = centres[rows, None, :] + shifts
         prior = -settings.shift_precision * total.square().sum(-1).float()
         hits = global_search(part, bank, shifts, centres[rows], prior, points, settings.top)

@@ -14,7 +14,8 @@ from parhelion.engine.schedule import Plan, Progress
 class RefineState:
     """Maps, poses, noise and schedule after a round.
 
-    ``maps`` are the two half maps; ``kept`` the candidate poses of all particles (``particle`` is the
+    ``maps`` are the two half maps, filtered and masked, ``unfiltered`` and ``mask`` what they were made
+    from (None before the first round); ``kept`` the candidate poses of all particles (``particle`` is the
     table row); ``noise`` ``(groups, shells)``; ``plan`` the round to come; ``history`` one dict a round.
     """
 
@@ -26,6 +27,8 @@ class RefineState:
     progress: Progress
     fsc: np.ndarray
     history: tuple[dict[str, float | int], ...] = field(default=())
+    unfiltered: tuple[Tensor, Tensor] | None = None
+    mask: Tensor | None = None
     finished: str = ""
 
 
