@@ -4,12 +4,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from parhelion.errors import InputError
-from parhelion.registry import option
+from parhelion.registry import Estimate, option
 
 if TYPE_CHECKING:
     from parhelion.model.volume import Volume
 
 PIXEL_TOLERANCE = 0.001
+PROJECTOR_BYTES_PER_VOXEL = 106
+COMPILED_CODE_BYTES = 150_000_000
+PIXELS_AT_ONCE = 64 * 96**2
+BYTES_PER_PIXEL = 150
+"""Measured: memory of a projector with its compiled kernels, and of the images that a thread makes."""
 
 
 def pixel_size_option() -> Any:
@@ -30,6 +35,21 @@ def voxels(path: Path) -> int:
 
     z, y, x = mrc.read_header(path).shape
     return z * y * x
+
+
+def images_at_once(box: int) -> int:
+    """How many images of ``box`` pixels a thread makes at a time: memory stays the same for any box."""
+    return min(64, max(4, PIXELS_AT_ONCE // box**2))
+
+
+def projecting(box: int, images: int, *, memory_before: int = 0) -> Estimate:
+    """Estimate for making ``images`` projections; ``memory_before`` is needed before that, and freed."""
+    memory = COMPILED_CODE_BYTES + max(memory_before, PROJECTOR_BYTES_PER_VOXEL * box**3)
+    return Estimate(
+        memory_bytes=memory,
+        per_thread_bytes=images_at_once(box) * BYTES_PER_PIXEL * box**2,
+        disk_bytes=4 * (images * box**2 + box**3),
+    )
 
 
 def read_pair(paths: tuple[Path, Path], pixel_size: float | None) -> tuple["Volume", "Volume"]:

@@ -44,7 +44,7 @@ OUTPUTS = (Output(name="files", file="*", help="the converted files, under their
 def estimate(params: Params) -> Estimate:
     """The largest file, as float32 and as written."""
     sizes = [path.stat().st_size for path in params.input]
-    return Estimate(memory_bytes=8 * max(sizes), disk_bytes=4 * sum(sizes))
+    return Estimate(memory_bytes=4 * max(sizes), disk_bytes=4 * sum(sizes))
 
 
 def run(context: "Context", params: Params) -> Result:

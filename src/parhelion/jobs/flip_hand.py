@@ -28,7 +28,7 @@ OUTPUTS = (Output(name="maps", file="*.mrc", help="the mirrored maps, under thei
 def estimate(params: Params) -> Estimate:
     """One map at a time, and its mirror image."""
     counts = [voxels(path) for path in params.input]
-    return Estimate(memory_bytes=16 * max(counts), disk_bytes=4 * sum(counts))
+    return Estimate(memory_bytes=10 * max(counts), disk_bytes=4 * sum(counts))
 
 
 def run(context: "Context", params: Params) -> Result:

@@ -27,7 +27,7 @@ OUTPUTS = (Output(name="fsc", file="fsc.star", help="correlation per shell, with
 
 def estimate(params: Params) -> Estimate:
     """Maps and transforms in memory, twice as many with a mask."""
-    return Estimate(memory_bytes=(80 if params.mask else 40) * voxels(params.input[0]), disk_bytes=100_000)
+    return Estimate(memory_bytes=(70 if params.mask else 40) * voxels(params.input[0]), disk_bytes=100_000)
 
 
 def run(context: "Context", params: Params) -> Result:

@@ -63,7 +63,7 @@ OUTPUTS = (Output(name="mask", file="mask.mrc", help="mask from 0 to 1 in the fr
 def estimate(params: Params) -> Estimate:
     """The map, its transform, distances and labels."""
     count = voxels(params.input)
-    return Estimate(memory_bytes=60 * count, disk_bytes=4 * count)
+    return Estimate(memory_bytes=30 * count, disk_bytes=4 * count)
 
 
 def run(context: "Context", params: Params) -> Result:

@@ -100,7 +100,7 @@ OUTPUTS = (
 def estimate(params: Params) -> Estimate:
     """Half maps, mask, results and transforms."""
     count = voxels(params.input[0])
-    return Estimate(memory_bytes=90 * count, disk_bytes=12 * count)
+    return Estimate(memory_bytes=75 * count, disk_bytes=12 * count)
 
 
 def run(context: "Context", params: Params) -> Result:

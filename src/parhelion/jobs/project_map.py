@@ -12,7 +12,7 @@ from pydantic import model_validator
 
 from parhelion.errors import InputError
 from parhelion.jobs._inputs import MapFile, ParticlesFile
-from parhelion.jobs._maps import pixel_size_option, voxels
+from parhelion.jobs._maps import images_at_once, pixel_size_option, projecting, voxels
 from parhelion.registry import Estimate, JobParams, Output, Result, declare, option
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from parhelion.model.volume import Volume
     from parhelion.run.context import Context
 
-CHUNK = 64
 SHOWN = 12
 
 
@@ -61,13 +60,7 @@ OUTPUTS = (
 
 def estimate(params: Params) -> Estimate:
     """The padded transform of the map, and chunks of images."""
-    count = voxels(params.input)
-    edge = count ** (2 / 3)
-    return Estimate(
-        memory_bytes=90 * count,
-        per_thread_bytes=int(CHUNK * 150 * edge),
-        disk_bytes=int(4 * _how_many(params) * edge),
-    )
+    return projecting(round(voxels(params.input) ** (1 / 3)), _how_many(params))
 
 
 def run(context: "Context", params: Params) -> Result:
@@ -86,7 +79,8 @@ def run(context: "Context", params: Params) -> Result:
     def images(index: np.ndarray) -> np.ndarray:
         return images_of_particles(projector, particles, index, box, pixel, with_ctf=params.ctf)
 
-    chunks = [np.arange(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
+    step = images_at_once(box)
+    chunks = [np.arange(start, min(start + step, count)) for start in range(0, count, step)]
     shown: list[np.ndarray] = []
     with mrc.StackWriter(context.path("images"), count, (box, box), pixel) as writer:
         for index, made in zip(chunks, context.executor.map(images, chunks)):

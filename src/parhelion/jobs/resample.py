@@ -53,7 +53,7 @@ OUTPUTS = (Output(name="map", file="map.mrc", help="the map on its new grid"),)
 def estimate(params: Params) -> Estimate:
     """Both maps and one on the way."""
     new = (params.box or 0) ** 3
-    return Estimate(memory_bytes=24 * max(voxels(params.input), new), disk_bytes=4 * new)
+    return Estimate(memory_bytes=12 * max(voxels(params.input), new), disk_bytes=4 * new)
 
 
 def run(context: "Context", params: Params) -> Result:

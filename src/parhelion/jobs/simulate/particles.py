@@ -4,6 +4,7 @@ Random orientations, shifts and defoci; CTF; noise by signal-to-noise ratio or b
 truth.star and left out of particles.star.
 """
 
+import math
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, model_validator
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 SAMPLE, NOISE, OPTICS = "Molecule and images", "Noise", "Microscope"
 DEFAULT_SNR = 0.1
-CHUNK = 64
 SHOWN = 8
 Micrometres = Annotated[float, Field(ge=-1, le=10)]
 
@@ -114,15 +114,13 @@ OUTPUTS = (
 
 
 def estimate(params: Params) -> Estimate:
-    """The density on its fine grid, the padded transform for projecting, chunks of images."""
+    """The density on its fine grid, then the padded transform for projecting and chunks of images."""
+    from parhelion.jobs._maps import projecting
+
     box, pixel = _frame(params)
-    fine = box * max(2, round(pixel / 1.2 + 0.5)) if params.model.suffix.lower() not in MAP_SUFFIXES else box
-    memory = max(16 * fine**3, 90 * box**3)
-    return Estimate(
-        memory_bytes=memory,
-        per_thread_bytes=CHUNK * 150 * box**2,
-        disk_bytes=4 * (params.count * box**2 + box**3),
-    )
+    from_map = params.model.suffix.lower() in MAP_SUFFIXES
+    fine = box if from_map else box * max(2, math.ceil(pixel / 1.2))
+    return projecting(box, params.count, memory_before=26 * fine**3)
 
 
 def run(context: "Context", params: Params) -> Result:
@@ -231,9 +229,11 @@ def _write_images(context: "Context", simulated: "SimulatedParticles") -> "np.nd
     import numpy as np
 
     from parhelion.io.mrc import StackWriter
+    from parhelion.jobs._maps import images_at_once
 
     count, box = simulated.particles.count, simulated.box
-    chunks = [np.arange(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
+    step = images_at_once(box)
+    chunks = [np.arange(start, min(start + step, count)) for start in range(0, count, step)]
     first = np.zeros((0, box, box), np.float32)
     with StackWriter(context.path("images"), count, (box, box), simulated.pixel_size_angstrom) as writer:
         for index, images in zip(chunks, context.executor.map(simulated.images, chunks)):
