@@ -58,7 +58,7 @@ class MapComparison:
         amplitude = [_root_mean_power(data)[shell] for data in (small_target, small_moving)]
         values = rfft3(torch.from_numpy(small_target))[keep].numpy()
         weight = 1 / (np.maximum(count, 1)[shell] * self.shells)
-        # target and moving transform over their power share one weight per shell; so does the moving one alone
+        # Weights that make the sum over points the mean FSC, and the moving map's mean power.
         self.weighted = values.conj() * weight / (amplitude[0] * amplitude[1])
         self.power_weight = weight / amplitude[1] ** 2
         axis = (np.arange(self.box) - self.box // 2).astype(np.float32)
@@ -77,6 +77,15 @@ class MapComparison:
     def scored(self, pose: Pose) -> Pose:
         """The pose with its score by this comparison."""
         return replace(pose, score=self.score(pose))
+
+    def scores(self, linears: np.ndarray) -> np.ndarray:
+        """Scores ``(o,)`` of the moving map after ``x → linear x``, ``linears (o, 3, 3)``, without shift."""
+        out = np.empty(len(linears))
+        for start in range(0, len(linears), BATCH):
+            part = linears[start : start + BATCH]
+            values = self.sampler.at((self.points[None] @ part).reshape(-1, 3)).reshape(len(part), -1)
+            out[start : start + BATCH] = (values @ self.weighted).real
+        return out
 
     def likeness(self, a: Pose, b: Pose) -> float:
         """Correlation (shell-weighted) of the moving map in two poses: 1 for poses that symmetry relates."""

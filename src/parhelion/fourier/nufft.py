@@ -42,7 +42,7 @@ def _kernel_transform(position: np.ndarray, width: int) -> np.ndarray:
 def _gather(
     grid: np.ndarray, table: np.ndarray, width: int, k: np.ndarray, size: int, out: np.ndarray
 ) -> None:  # pragma: no cover
-    """``out[p]``: ``grid (z, y, x)`` at ``k[p]`` = (x, y, z); half layout, width / 2 columns more at both ends."""
+    """``out[p]``: ``grid (z, y, x)`` (half layout, with margins) at ``k[p]`` = (x, y, z)."""
     half = width // 2
     weight = np.empty((3, width), np.float32)
     index = np.empty((3, width), np.int64)

@@ -10,7 +10,7 @@ from parhelion.model.volume import Volume
 
 
 def _resize_full_axis(transform: torch.Tensor, axis: int, new: int) -> torch.Tensor:
-    """Crop or pad one full axis; the Nyquist pair of the smaller even grid is summed (crop) or shared (pad)."""
+    """Crop or pad a full axis; the Nyquist pair of the smaller even grid is summed (crop) or split (pad)."""
     old = transform.shape[axis]
     if new == old:
         return transform

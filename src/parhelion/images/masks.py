@@ -16,7 +16,7 @@ COMPONENT_FRACTION = 0.1
 
 
 def cosine_edge(distance: np.ndarray, radius: float, edge: float) -> np.ndarray:
-    """1 up to ``radius``, 0 beyond ``radius + edge``, a half cosine between; float32, units of ``distance``."""
+    """1 up to ``radius``, 0 beyond ``radius + edge``, a half cosine between; all in one unit."""
     if edge <= 0:
         return (distance <= radius).astype(np.float32)
     phase = np.clip((distance - radius) / edge, 0.0, 1.0)

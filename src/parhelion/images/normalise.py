@@ -58,8 +58,8 @@ def normalise_background(
     flat = np.flatnonzero(deviation <= 1e-6 * np.abs(work).max(axis=(1, 2)))
     if len(flat):
         raise InputError(
-            f"{len(flat)} images have a constant background and cannot be normalised, first image {flat[0] + 1}; "
-            "remove them or choose a smaller background radius"
+            f"{len(flat)} images have a constant background and cannot be normalised, first image "
+            f"{flat[0] + 1}; remove them or choose a smaller background radius"
         )
     return (work - mean[:, None, None].astype(np.float32)) / deviation[:, None, None].astype(np.float32)
 

@@ -18,8 +18,9 @@ UNRANDOMISED_SHELLS = 2  # shells just beyond the randomisation are disturbed by
 class GoldStandard:
     """FSC curves ``(shells,)`` in float64 of two half maps, and the resolution in Å they give.
 
-    ``randomised`` is the masked FSC of phase-randomised maps, ``corrected`` the masked FSC freed of the mask's own correlation by phase randomisation from
-    ``randomised_from_shell`` on; the resolutions are where a curve first crosses 0.143.
+    ``randomised`` is the masked FSC of maps whose phases are random from ``randomised_from_shell`` on,
+    ``corrected`` the masked FSC freed of that, the mask's own correlation. The resolutions are where a
+    curve first crosses 0.143.
     """
 
     shell_resolution_angstrom: np.ndarray
@@ -36,7 +37,8 @@ def check_half_maps(half1: Volume, half2: Volume) -> None:
     """InputError unless the two maps are cubic, finite, of one box and one pixel size, and not the same."""
     if half1.data.shape != half2.data.shape or len(set(half1.data.shape)) != 1:
         raise InputError(
-            f"two cubic half maps of one box are needed, found {half1.data.shape} and {half2.data.shape} (z, y, x)"
+            f"two cubic half maps of one box are needed, found shapes "
+            f"{half1.data.shape} and {half2.data.shape}"
         )
     if abs(half1.pixel_size_angstrom / half2.pixel_size_angstrom - 1) > 1e-3:
         raise InputError(

@@ -130,8 +130,8 @@ def _choose_bfactor(
         return given
     if fit is None:
         notes.append(
-            f"the map's resolution leaves fewer than four shells between {fit_from:.1f} and {fit_to:.1f} Å for "
-            "a B-factor fit; the map was not sharpened (give a B-factor to sharpen it)"
+            f"the map's resolution leaves fewer than four shells between {fit_from:.1f} and {fit_to:.1f} Å "
+            "for a B-factor fit; the map was not sharpened (give a B-factor to sharpen it)"
         )
         return 0.0
     if fit.bfactor_angstrom2 > 0:
@@ -160,8 +160,8 @@ def _notes(curves: GoldStandard, mask: Volume, box: int, pixel: float) -> list[s
     beyond = curves.randomised[curves.randomised_from_shell + 2 :]
     if len(beyond) and float(np.max(beyond)) > 0.5:
         notes.append(
-            f"the phase-randomised maps correlate up to {float(np.max(beyond)):.2f} inside the mask: it is too "
-            "tight or too sharp; use a wider or softer one"
+            f"the phase-randomised maps correlate up to {float(np.max(beyond)):.2f} inside the mask: it is "
+            "too tight or too sharp; use a wider or softer one"
         )
     share = float((np.asarray(mask.data) > 0).mean())
     if share > 0.6:

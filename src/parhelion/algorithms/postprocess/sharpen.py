@@ -39,7 +39,7 @@ class GuinierFit:
 def fsc_weight(curve: np.ndarray) -> np.ndarray:
     """``sqrt(2 FSC / (1 + FSC))`` ``(shells,)``: the expected correlation of the full map with the truth.
 
-    Rosenthal & Henderson, J. Mol. Biol. 333, 721 (2003). 0 from the first shell where the FSC is not positive.
+    Rosenthal & Henderson, J. Mol. Biol. 333, 721 (2003). 0 from the first shell without a positive FSC.
     """
     positive = np.clip(curve, 0.0, None)
     dead = np.flatnonzero(positive[1:] <= 0) + 1

@@ -6,12 +6,16 @@ import gemmi
 import numpy as np
 import torch
 
+from parhelion.algorithms.simulate.atomic_model import atom_positions, centre_of_mass, read_model
+from parhelion.algorithms.simulate.splat import splat_points
+from parhelion.algorithms.simulate.symmetry_axes import align_symmetry_axes
 from parhelion.contracts import Observer, SilentObserver
-from parhelion.errors import FormatError, ParameterError
+from parhelion.errors import ParameterError
 from parhelion.fourier.fft import irfft3, rfft3
 from parhelion.fourier.filters import bfactor_envelope, lowpass_envelope
 from parhelion.fourier.grids import rfft_frequencies, rfft_radius
 from parhelion.fourier.resample import resize_rfft
+from parhelion.geometry.symmetry import SymmetryGroup
 from parhelion.model.volume import Volume
 
 MOTT_BETHE_VOLT_ANGSTROM2 = 47.87801  # h²/(2π m e): scattering factor per volume (1/Å²) to potential (V)
@@ -24,86 +28,8 @@ HYDROGEN_FACTOR_ANGSTROM = 0.5288
 HYDROGENS_PER_ATOM = 1.0
 MARGIN_ANGSTROM = 3.0
 FINE_PIXEL_ANGSTROM = 1.2
+EXACT_SYMMETRY_ANGSTROM = 0.05
 ALIAS_BFACTOR_PER_PIXEL2 = 50.0  # B in units of the fine pixel² that leaves less than 0.2 % of folded density
-
-
-def read_model(path: Path, observer: Observer | None = None) -> gemmi.Structure:
-    """The first model of a .cif, .pdb or .ent file as its first biological assembly, without water.
-
-    What was done (assembly built, water removed) is told to the observer. Raises FormatError when
-    the file cannot be read or holds no atoms.
-    """
-    observer = observer or SilentObserver()
-    try:
-        structure = _read(Path(path))
-    except (RuntimeError, ValueError, OSError) as error:
-        raise FormatError(f"{path}: not a readable atomic model (.cif, .pdb expected): {error}") from error
-    if not len(structure) or not structure[0].count_atom_sites():
-        raise FormatError(f"{path}: the file holds no atoms; an atomic model (.cif or .pdb) is needed")
-    while len(structure) > 1:
-        del structure[len(structure) - 1]
-    structure.setup_entities()
-    if len(structure.assemblies):
-        _build_assembly(structure, path, observer)
-    else:
-        observer.notice(
-            f"{Path(path).name}: no biological assembly is recorded; all atoms are used as deposited"
-        )
-    before = structure[0].count_atom_sites()
-    structure.remove_waters()
-    structure.remove_empty_chains()
-    removed = before - structure[0].count_atom_sites()
-    if removed:
-        observer.notice(f"{Path(path).name}: {removed} water atoms left out")
-    if not len(structure) or not structure[0].count_atom_sites():
-        raise FormatError(f"{path}: nothing but water in the file; an atomic model of a molecule is needed")
-    return structure
-
-
-def _read(path: Path) -> gemmi.Structure:
-    """Any model file; in old PDB files the chain list of REMARK 350 goes on without "AND CHAINS:",
-    which gemmi would cut, leaving chains out of the assembly."""
-    if not path.name.lower().endswith((".pdb", ".ent")):
-        return gemmi.read_structure(str(path))
-    lines = path.read_text(errors="replace").splitlines()
-    goes_on = False
-    for i, line in enumerate(lines):
-        if not line.startswith("REMARK 350"):
-            continue
-        body = line[10:].strip()
-        if goes_on and body and ":" not in body and "BIOMT" not in body:
-            lines[i] = f"REMARK 350                    AND CHAINS: {body}"
-        goes_on = body.endswith(",") and (":" in body or goes_on)
-    return gemmi.read_pdb_string("\n".join(lines) + "\n")
-
-
-def _build_assembly(structure: gemmi.Structure, path: Path, observer: Observer) -> None:
-    name = structure.assemblies[0].name
-    before = structure[0].count_atom_sites()
-    structure.transform_to_assembly(name, gemmi.HowToNameCopiedChain.AddNumber)
-    after = structure[0].count_atom_sites()
-    if after == before:
-        observer.notice(f"{Path(path).name}: the deposited atoms are biological assembly {name}")
-    else:
-        observer.notice(f"{Path(path).name}: biological assembly {name} built ({before} to {after} atoms)")
-
-
-def atom_positions(structure: gemmi.Structure) -> tuple[np.ndarray, np.ndarray]:
-    """Positions ``(n, 3)`` in Å (x, y, z) and masses ``(n,)`` in Da, weighted by occupancy."""
-    rows = [
-        (a.atom.pos.x, a.atom.pos.y, a.atom.pos.z, a.atom.element.weight * a.atom.occ)
-        for a in structure[0].all()
-    ]
-    table = np.array(rows, dtype=np.float64)
-    return table[:, :3], table[:, 3]
-
-
-def centre_of_mass(structure: gemmi.Structure) -> np.ndarray:
-    """Centre of mass ``(3,)`` in Å (x, y, z)."""
-    positions, masses = atom_positions(structure)
-    if masses.sum() <= 0:
-        raise FormatError("all atoms of the model have occupancy 0; nothing to compute a density from")
-    return np.asarray(masses @ positions / masses.sum())
 
 
 def density_from_model(
@@ -114,8 +40,7 @@ def density_from_model(
     resolution_angstrom: float | None = None,
     extra_bfactor_angstrom2: float = 0.0,
     solvent: bool = True,
-    frame_rotation: np.ndarray | None = None,
-    operators: np.ndarray | None = None,
+    symmetry: SymmetryGroup | None = None,
     observer: Observer | None = None,
 ) -> Volume:
     """The potential in V of an atomic model, centre of mass on voxel ``box // 2``.
@@ -124,14 +49,16 @@ def density_from_model(
     ``extra_bfactor_angstrom2``; with ``solvent`` the vitreous ice that the atoms displace is
     subtracted and riding hydrogens are added where the model has none. The density is computed on a
     grid of about 1.2 Å and cropped in Fourier space, so that nothing beyond Nyquist folds back;
-    ``resolution_angstrom`` adds a soft low-pass. ``frame_rotation (3, 3)`` turns the model about its
-    centre first; ``operators (m, 3, 3)`` then average it over a point group. Raises FormatError for
-    an unreadable model, ParameterError when the model does not fit into the box.
+    ``resolution_angstrom`` adds a soft low-pass. With ``symmetry`` the model is turned
+    so that its axes lie in the group's setting, and averaged over the group where its subunits differ.
+    Raises FormatError for an unreadable model, ParameterError when the model does not fit into the box,
+    InputError when it lacks the symmetry.
     """
     if box < 8 or pixel_size_angstrom <= 0:
         raise ParameterError(
             f"a box of at least 8 voxels of positive size is needed, found {box} of {pixel_size_angstrom} Å"
         )
+    observer = observer or SilentObserver()
     structure = read_model(Path(path), observer)
     centre = centre_of_mass(structure)
     _check_fits(structure, centre, box, pixel_size_angstrom, Path(path))
@@ -139,9 +66,7 @@ def density_from_model(
     # Atoms narrower than the fine grid would alias on it: they are computed blurred and sharpened after.
     blur = max(0.0, ALIAS_BFACTOR_PER_PIXEL2 * fine_pixel**2 - _smallest_bfactor(structure))
     radius = rfft_radius((box,) * 3, pixel_size_angstrom)
-    turns = np.eye(3)[None] if operators is None else np.asarray(operators, dtype=np.float64)
-    if frame_rotation is not None:
-        turns = turns @ np.asarray(frame_rotation, dtype=np.float64)
+    turns = _turns(structure, symmetry, observer)
     offset = np.full(3, (fine_box // 2) * fine_pixel)
     total = torch.zeros((box, box, box // 2 + 1), dtype=torch.complex64)
     for turn in turns:
@@ -159,6 +84,20 @@ def density_from_model(
         total *= lowpass_envelope(radius, resolution_angstrom, 2.0 / (box * pixel_size_angstrom))
     data = irfft3(total, (box,) * 3).numpy()
     return Volume(data=data, pixel_size_angstrom=float(pixel_size_angstrom))
+
+
+def _turns(structure: gemmi.Structure, symmetry: SymmetryGroup | None, observer: Observer) -> np.ndarray:
+    """The rotations ``(m, 3, 3)`` about the centre whose average is the density."""
+    if symmetry is None or len(symmetry) == 1:
+        return np.eye(3)[None]
+    frame = align_symmetry_axes(structure, symmetry)
+    alike = frame.deviation_angstrom < EXACT_SYMMETRY_ANGSTROM and frame.matched_share > 0.999
+    how = "needs no averaging" if alike else f"averaged over the {len(symmetry)} operators"
+    observer.notice(
+        f"turned by {frame.turn_deg:.1f} degrees into the setting of {symmetry.name}; symmetry-related backbone "
+        f"atoms differ by {frame.deviation_angstrom:.2f} Å: {how}"
+    )
+    return frame.rotation[None] if alike else symmetry.operators @ frame.rotation
 
 
 def _fine_grid(box: int, pixel_size_angstrom: float) -> tuple[int, float]:
@@ -236,20 +175,6 @@ def _displacement_grids(model: gemmi.Model, box: int, pixel: float) -> list[tupl
             points = splat_points(np.array(rows), box, pixel) * (weight / pixel**3)
             grids.append((points, 4 * np.pi * volume ** (2 / 3)))
     return grids
-
-
-def splat_points(points: np.ndarray, box: int, pixel: float) -> torch.Tensor:
-    """Points ``(n, 4)`` (x, y, z in Å, weight) shared trilinearly on a periodic grid ``(z, y, x)``."""
-    at = points[:, :3] / pixel
-    low = np.floor(at).astype(np.int64)
-    part = at - low
-    grid = np.zeros(box**3)
-    for corner in np.ndindex(2, 2, 2):
-        step = np.array(corner)
-        weight = points[:, 3] * np.prod(np.where(step, part, 1 - part), axis=1)
-        x, y, z = ((low + step) % box).T
-        grid += np.bincount((z * box + y) * box + x, weights=weight, minlength=box**3)
-    return torch.from_numpy(grid.reshape(box, box, box).astype(np.float32))
 
 
 def _point_envelope(

@@ -10,14 +10,12 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from parhelion.algorithms.simulate.project import Projector
+from parhelion.algorithms.simulate.views import images_of_particles
 from parhelion.errors import ParameterError
 from parhelion.fourier.fft import irfft2, rfft2
-from parhelion.fourier.grids import rfft_frequencies
-from parhelion.fourier.resample import crop_or_pad
 from parhelion.fourier.shells import shell_index
 from parhelion.model.particles import OpticsGroup, ParticleSet, Views
 from parhelion.model.volume import Volume
-from parhelion.optics.ctf import ctf_of_views
 
 CALIBRATION_IMAGES = 200
 PLANCK_OVER_2PI_JS = 1.054571817e-34
@@ -86,21 +84,16 @@ class SimulatedParticles:
 
     def signal(self, index: np.ndarray) -> np.ndarray:
         """Noise-free images ``(len(index), box, box)`` float32 of these particles, scaled like the images."""
-        rotation, shift = self.particles.rotation, self.particles.shift_xyz_angstrom
-        if rotation is None or shift is None:
-            raise ParameterError("simulated particles have lost their poses; the true ones are needed")
-        size = self.box * self.padding
-        transform = torch.from_numpy(self.projector.slices(rotation[index], size))
-        fy, fx = rfft_frequencies((size, size), self.pixel_size_angstrom, dtype=torch.float64)
-        ky, kx = (f.reshape(-1) for f in torch.broadcast_tensors(fy, fx))
-        values = ctf_of_views(kx, ky, self.particles.views, self.particles.optics, np.asarray(index))
-        # The image shows the projection moved by minus the shift: exp(+2πi k·shift).
-        moved = torch.from_numpy(shift[index])
-        phase = 2 * torch.pi * (moved[:, :1, None] * fx + moved[:, 1:2, None] * fy)
-        modulation = values.reshape(transform.shape) * torch.polar(torch.ones_like(phase), phase)
-        images = irfft2(transform * modulation.to(torch.complex64), (size, size))
-        scale = self.signal_scale * self.pixel_size_angstrom
-        return (crop_or_pad(images, (self.box, self.box)) * scale).numpy()
+        images = images_of_particles(
+            self.projector,
+            self.particles,
+            np.asarray(index),
+            self.box,
+            self.pixel_size_angstrom,
+            with_ctf=True,
+            padding=self.padding,
+        )
+        return images * np.float32(self.signal_scale * self.pixel_size_angstrom)
 
     def chunks(self, size: int = 256) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Particle numbers ``(m,)`` and images ``(m, box, box)`` float32, in order, whatever ``size``."""

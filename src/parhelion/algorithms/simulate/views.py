@@ -22,18 +22,20 @@ def images_of_particles(
     pixel_size_angstrom: float,
     *,
     with_ctf: bool,
+    padding: int = PADDING,
 ) -> np.ndarray:
     """Images ``(len(index), box, box)`` float32 of these single particles (rows), protein white.
 
-    The image shows the projection moved by minus the particle's shift. The CTF acts in a frame of twice
-    the box, so that what it spreads beyond the box is lost, as in an extracted particle. Raises
-    MetadataError for particles without poses or with several views.
+    The image shows the projection moved by minus the particle's shift. The CTF acts in a frame of
+    ``padding`` times the box, so that what it spreads beyond the box is lost, as in an extracted
+    particle; with 1 it wraps around. Raises MetadataError for particles without poses or with several
+    views.
     """
     if particles.rotation is None or particles.shift_xyz_angstrom is None:
         raise MetadataError("the particles have no poses; projections need angles and shifts")
     if len(particles.views) != len(particles):
         raise MetadataError("projections are made of single particles, found particles of tilt series")
-    size = PADDING * box
+    size = padding * box
     transform = torch.from_numpy(projector.slices(particles.rotation[index], size))
     fy, fx = rfft_frequencies((size, size), pixel_size_angstrom, dtype=torch.float64)
     shift = torch.from_numpy(np.asarray(particles.shift_xyz_angstrom[index], np.float64))

@@ -210,7 +210,7 @@ def _density(context: "Context", params: Params) -> "Volume":
             box,
             pixel,
             resolution_angstrom=params.resolution,
-            operators=symmetry_group(params.symmetry).operators,
+            symmetry=symmetry_group(params.symmetry),
             observer=context,
         )
     header = mrc.read_header(params.model)
