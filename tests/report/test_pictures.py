@@ -10,6 +10,7 @@ from scipy.spatial.transform import Rotation
 from parhelion.geometry.rotations import from_relion
 from parhelion.model.volume import Volume
 from parhelion.report import angles, images, plots, surface
+from parhelion.report.rows import naming_columns
 
 
 def pixels(address: str) -> np.ndarray:
@@ -81,6 +82,14 @@ def test_history_draws_a_line_per_start() -> None:
     colours = plots.COLOURS[:2]
     text = plots.history(rows)
     assert all(colour in text for colour in colours)
+
+
+def test_counts_are_measured_and_do_not_name_a_row() -> None:
+    rows = [{"start": 1, "round": 2, "particles": 600, "x": 0.5}]
+    assert naming_columns(rows) == ["start", "round"]
+    assert naming_columns([{"particles": 5, "half": 1, "x": 2}]) == ["particles", "half"]
+    assert naming_columns([{"x": 0.5, "round": 1}]) == []
+    assert naming_columns([]) == []
 
 
 def test_surface_shows_the_near_side() -> None:

@@ -121,6 +121,16 @@ def test_resume_of_a_failed_job_gets_its_checkpoints_and_history(make_job, optio
     assert result.figures == {"rounds": 3}
 
 
+def test_job_without_checkpoints_says_that_it_starts_again(make_job, options, display) -> None:
+    def fails(context, params):
+        raise InputError("interrupted")
+
+    with pytest.raises(InputError):
+        run_job(make_job(fails), {}, options(), display)
+    result = run_job(make_job(), {}, options(resume=True), display)
+    assert result.notices == ("thing keeps nothing to go on from; it starts from the beginning",)
+
+
 @pytest.mark.parametrize(
     ("values", "changes", "said"),
     [({"size": 2}, {}, "--size was 1, is 2"), ({}, {"seed": 9}, "--seed was 1, is 9")],

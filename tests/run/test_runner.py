@@ -146,6 +146,18 @@ def test_defect_in_the_report_does_not_spoil_the_results(
     assert "the report could not be made (ValueError: plot)" in display.console.file.getvalue()
 
 
+def test_report_that_cannot_be_written_fails_the_run(make_job, options, display, tmp_path) -> None:
+    def run(context, params):
+        (context.folder / "report.html").mkdir()
+        context.path("result").write_text("kept")
+        return Result(outputs={"result": context.path("result")})
+
+    with pytest.raises(OutputError, match=r"report\.html"):
+        run_job(make_job(run), {}, options(), display)
+    assert record(tmp_path / "out")["status"] == "failed"
+    assert (tmp_path / "out" / "result.txt").read_text() == "kept"
+
+
 def test_undeclared_and_missing_outputs_are_defects(make_job, options, display) -> None:
     def undeclared(context, params):
         return Result(outputs={"other": context.folder})

@@ -28,6 +28,9 @@ def main(words: Sequence[str] | None = None) -> int:
             print(json.dumps({"status": "failed", "error": str(error)}, ensure_ascii=False))
         print(f"parhelion: {error}", file=sys.stderr)
         return exit_code(error)
+    except KeyboardInterrupt:
+        print("parhelion: stopped at the user's request", file=sys.stderr)
+        return exit_code(Cancelled())
 
 
 def exit_code(error: ParhelionError) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from parhelion.report.rows import Row, naming_columns
 from parhelion.report.units import split_unit
 
 COLOURS = ("#1f5fa8", "#c8553d", "#2c8c5a", "#8a5fb5", "#b98a1d", "#4a5563")
@@ -93,12 +94,12 @@ def fsc(lines: Mapping[str, np.ndarray], box: int, pixel_size_angstrom: float) -
     return to_svg(figure)
 
 
-def history(rows: Sequence[Mapping[str, float | int | str]]) -> str:
-    """One small plot per quantity against the row's last leading whole number (the round).
+def history(rows: Sequence[Row]) -> str:
+    """One small plot per quantity against the last column that names a row (the round).
 
-    Rows that belong to different starts or classes (further leading whole numbers) are lines of their own.
+    Rows of different starts or classes (further naming columns) are lines of their own.
     """
-    leading = _leading(rows)
+    leading = naming_columns(rows)
     x_name = leading[-1] if leading else ""
     names = [
         k for k in dict.fromkeys(k for row in rows for k in row) if k not in leading and _is_number(rows, k)
@@ -126,25 +127,14 @@ def history(rows: Sequence[Mapping[str, float | int | str]]) -> str:
     return to_svg(figure)
 
 
-def _leading(rows: Sequence[Mapping[str, float | int | str]]) -> list[str]:
-    names = []
-    for name in rows[0]:
-        if not all(isinstance(row.get(name), int) for row in rows):
-            break
-        names.append(name)
-    return names
-
-
-def _groups(
-    rows: Sequence[Mapping[str, float | int | str]], keys: list[str]
-) -> list[list[Mapping[str, float | int | str]]]:
-    found: dict[tuple[object, ...], list[Mapping[str, float | int | str]]] = {}
+def _groups(rows: Sequence[Row], keys: list[str]) -> list[list[Row]]:
+    found: dict[tuple[object, ...], list[Row]] = {}
     for row in rows:
         found.setdefault(tuple(row[key] for key in keys), []).append(row)
     return list(found.values())
 
 
-def _is_number(rows: Sequence[Mapping[str, float | int | str]], name: str) -> bool:
+def _is_number(rows: Sequence[Row], name: str) -> bool:
     return any(isinstance(row.get(name), int | float) for row in rows)
 
 

@@ -5,13 +5,12 @@
 
 import json
 import threading
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from parhelion.errors import OutputError
 from parhelion.registry import Job, JobParams
 from parhelion.report import Report
+from parhelion.report.rows import naming_columns
 from parhelion.run.cancel import CancelFlag
 from parhelion.run.devices import describe, resolve
 from parhelion.run.display import Display
@@ -140,14 +139,15 @@ class Context:
     def record(self, table: str, **values: float | int | str) -> None:
         """One row of a history table, kept in ``history.json`` and in the report.
 
-        The leading whole numbers name the row (``start=1, round=3``): a run that was resumed before that
-        round replaces the row instead of writing it twice.
+        A leading whole number names the row, with further ones called start, class, round … (see
+        ``report.rows``): a run that was resumed before that round replaces the row instead of writing it
+        twice.
         """
         row = {key: v.item() if hasattr(v, "item") else v for key, v in values.items()}
         with self._lock:
             rows = self.history.setdefault(table, [])
-            key = _leading_numbers(row)
-            same = [i for i, other in enumerate(rows) if key and _leading_numbers(other) == key]
+            key = _name(row)
+            same = [i for i, other in enumerate(rows) if key and _name(other) == key]
             if same:
                 rows[same[0]] = row
             else:
@@ -165,13 +165,8 @@ class Context:
             raise OutputError(f"{path} is damaged ({error}); start again with --overwrite") from None
 
 
-def _leading_numbers(row: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
-    key = []
-    for name, value in row.items():
-        if not isinstance(value, int) or isinstance(value, bool):
-            break
-        key.append((name, value))
-    return tuple(key)
+def _name(row: Row) -> tuple[tuple[str, object], ...]:
+    return tuple((column, row[column]) for column in naming_columns([row]))
 
 
 def _short(value: object) -> str:

@@ -1,8 +1,10 @@
 """How much memory there is, and whether a job fits."""
 
+import contextlib
 import resource
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 from parhelion.errors import ResourceError
 
@@ -11,6 +13,8 @@ PROGRAM_BYTES = 350_000_000
 
 CGROUP = Path("/sys/fs/cgroup")
 MEMINFO = Path("/proc/meminfo")
+STATUS = Path("/proc/self/status")
+CLEAR = Path("/proc/self/clear_refs")
 
 
 def show_bytes(count: float) -> str:
@@ -55,8 +59,43 @@ def _container(limit_file: Path, usage_file: Path, folder: Path) -> int | None:
     return int(limit) - int(usage_file.read_text()) + cache
 
 
-def peak_bytes() -> int:
-    """Largest resident memory of this process so far."""
+class PeakMeter:
+    """The largest resident memory of this process since the meter was made.
+
+    Linux keeps one high-water mark per process, which can be set back; meters that run inside each other
+    (a job and its steps) tell each other what they read before they do so. Elsewhere the mark is that of
+    the whole process.
+    """
+
+    _running: ClassVar[list["PeakMeter"]] = []
+
+    def __init__(self) -> None:
+        self._peak = 0
+        self._share()
+        with contextlib.suppress(OSError):
+            CLEAR.write_text("5")
+        self._running.append(self)
+
+    def stop(self) -> int:
+        """The peak in bytes; a second call gives the same."""
+        if self in self._running:
+            self._share()
+            self._running.remove(self)
+        return self._peak
+
+    @classmethod
+    def _share(cls) -> None:
+        mark = high_water_bytes()
+        for meter in cls._running:
+            meter._peak = max(meter._peak, mark)
+
+
+def high_water_bytes() -> int:
+    """The process's high-water mark of resident memory."""
+    if STATUS.is_file():
+        for line in STATUS.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

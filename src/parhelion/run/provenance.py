@@ -13,7 +13,7 @@ from typing import Any
 
 from parhelion.registry import Job, JobParams, Result, input_files
 from parhelion.run.files import write_json
-from parhelion.run.memory import peak_bytes
+from parhelion.run.memory import PeakMeter
 
 HEADER_BYTES = 64 * 1024
 FULL_CHECKSUM_BELOW_BYTES = 64 * 2**20
@@ -55,6 +55,7 @@ class JobRecord:
         self.content = content
         self._start = time.monotonic()
         self._cpu_start = _cpu_seconds()
+        self._memory = PeakMeter()
 
     @classmethod
     def begin(cls, job: Job, params: JobParams, options: Mapping[str, Any], folder: Path) -> "JobRecord":
@@ -96,7 +97,7 @@ class JobRecord:
             finished=_now(),
             wall_seconds=round(time.monotonic() - self._start, 3),
             cpu_seconds=round(_cpu_seconds() - self._cpu_start, 3),
-            peak_memory_bytes=peak_bytes(),
+            peak_memory_bytes=self._memory.stop(),
             **values,
         )
 

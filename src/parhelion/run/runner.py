@@ -73,8 +73,11 @@ def _run(job: Job, params: JobParams, options: RunOptions, display: Display, *, 
         if options.overwrite:
             log.clear()
             clear_results(folder)
+        context = Context(job, params, folder, services, resume=resume and job.resumable)
+        if resume and not job.resumable:
+            context.notice(f"{job.name} keeps nothing to go on from; it starts from the beginning")
         with signals_cancel(services.cancel, display.say):
-            return execute(Context(job, params, folder, services, resume=resume and job.resumable))
+            return execute(context)
     finally:
         display.close()
         services.executor.close()
