@@ -1,6 +1,6 @@
 """Candidate poses of a chunk of particles: a flat list with the particle each belongs to."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -117,7 +117,7 @@ def weighted(candidates: Candidates, free: int, least: float = 0.01) -> Candidat
     if candidates.chi2 is None or candidates.hessian is None:
         raise ValueError("candidates are weighted after refinement")
     if not len(candidates):
-        return candidates
+        return replace(candidates, weight=candidates.chi2)
     log_volume = -0.5 * torch.linalg.slogdet(candidates.hessian + 1e-9 * torch.eye(6))[1]
     log_weight = log_volume - candidates.chi2
     weight = _softmax(candidates.particle, log_weight)

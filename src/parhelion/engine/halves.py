@@ -1,6 +1,6 @@
 """Gold standard: two half sets that never see each other, and what their maps say together."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -55,3 +55,19 @@ def solve_halves(sums: tuple[MapSums, MapSums], solvent: Solvent, max_shell: int
     limit = min(resolved + 4, max_shell)
     first, second = (solve(s, inverse_snr, limit) * mask for s in sums)
     return HalfMaps(maps=(first, second), unfiltered=(a, b), mask=mask, fsc=curve, resolved_shell=resolved)
+
+
+def solve_combined(sums: tuple[MapSums, MapSums], halves: HalfMaps, max_shell: int) -> Tensor:
+    """The map of all particles, Wiener-filtered; not masked.
+
+    SNR of the combined map = 2 FSC / (1 - FSC): Scheres, J. Mol. Biol. 415, 406 (2012), eq. 10.
+    """
+    first, second = sums
+    both = replace(
+        first,
+        numerator=first.numerator + second.numerator,
+        denominator=first.denominator + second.denominator,
+    )
+    usable = halves.fsc[: max_shell + 1].clip(0.001, 0.999)
+    inverse_snr = torch.from_numpy((1 - usable) / (2 * usable))
+    return solve(both, inverse_snr, min(halves.resolved_shell + 4, max_shell))

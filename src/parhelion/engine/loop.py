@@ -11,7 +11,8 @@ from parhelion.contracts import Cancel, Executor, Observer
 from parhelion.engine import noise as noise_model
 from parhelion.engine.accumulate import NoiseSums, insertion_slices, noise_sums
 from parhelion.engine.candidates import Candidates, joined
-from parhelion.engine.halves import HalfMaps, solve_halves
+from parhelion.engine.fit import PoseFit, pose_fit, table_of_fits
+from parhelion.engine.halves import HalfMaps, solve_combined, solve_halves
 from parhelion.engine.loader import ParticleLoader
 from parhelion.engine.predict import FourierVolume, fourier_volume
 from parhelion.engine.schedule import Outcome, Plan, ScheduleSettings, Stop, next_plan
@@ -61,6 +62,7 @@ class _Reference:
 @dataclass(frozen=True, kw_only=True)
 class _ChunkResult:
     poses: Candidates
+    fit: PoseFit
     slices: list[Slices]
     noise: NoiseSums
 
@@ -69,7 +71,7 @@ def run_round(problem: Problem, state: RefineState) -> RefineState:
     """The state after the planned round. Depends on ``state``, the seed and the data only."""
     plan, loader = state.plan, problem.loader
     rng = np.random.default_rng((problem.seed, plan.round))
-    sums, poses, noise = [], [], None
+    sums, poses, fits, noise = [], [], [], None
     for h in (1, 2):
         reference = _reference(problem, state, h, rng)
         rows = torch.from_numpy(np.flatnonzero(state.half == h))
@@ -77,13 +79,23 @@ def run_round(problem: Problem, state: RefineState) -> RefineState:
         for results in _scored(problem, state, reference, rows, h):
             half_sums.add([s for r in results for s in r.slices], loader.points, problem.executor)
             poses += [r.poses for r in results]
+            fits += [r.fit for r in results]
             for r in results:
                 noise = r.noise if noise is None else noise.plus(r.noise)
         sums.append(symmetrise(complete_mates(half_sums), problem.symmetry.operators, problem.executor))
     halves = solve_halves((sums[0], sums[1]), problem.solvent, loader.points.max_shell)
     kept = _concatenated(poses)
+    log_likelihood, angle_deg = table_of_fits(fits, len(loader.particles))
     outcome = _outcome(problem, state, kept, halves.resolved_shell)
-    return _advanced(problem, state, kept, halves, outcome, noise)
+    advanced = _advanced(problem, state, kept, halves, outcome, noise)
+    return replace(
+        advanced,
+        log_likelihood=log_likelihood,
+        uncertainty_deg=angle_deg,
+        combined=solve_combined((sums[0], sums[1]), halves, loader.points.max_shell)
+        if advanced.finished
+        else None,
+    )
 
 
 def _reference(problem: Problem, state: RefineState, half: int, rng: np.random.Generator) -> _Reference:
@@ -162,11 +174,17 @@ def _score_chunk(problem: Problem, state: RefineState, reference: _Reference, ro
         start = joined(found, previous) if len(previous) else found
     usable = batch.valid.any(1)
     start = start.take(usable[start.particle])
-    poses = refined(white.limited(reference.points), reference.volume, start, reference.settings, points)
+    limited = white.limited(reference.points)
+    poses = refined(limited, reference.volume, start, reference.settings, points)
+    fit = pose_fit(limited, poses)
     slices = insertion_slices(white, poses, points)
     residuals = noise_sums(batch, poses, reference.volume, points, len(reference.noise))
     return _ChunkResult(
-        poses=replace(poses, particle=rows[poses.particle.cpu()]), slices=slices, noise=residuals
+        # normal matrices of all candidates of all particles would be the largest table of a round
+        poses=replace(poses, particle=rows[poses.particle.cpu()], hessian=None),
+        fit=replace(fit, particle=rows[fit.particle]),
+        slices=slices,
+        noise=residuals,
     )
 
 

@@ -17,6 +17,8 @@ class RefineState:
     ``maps`` are the two half maps, filtered and masked, ``unfiltered`` and ``mask`` what they were made
     from (None before the first round); ``kept`` the candidate poses of all particles (``particle`` is the
     table row); ``noise`` ``(groups, shells)``; ``plan`` the round to come; ``history`` one dict a round.
+    ``log_likelihood`` and ``uncertainty_deg`` ``(n,)`` say how well each best pose fits (``engine.fit``);
+    ``combined`` is the filtered map of all particles, made in the last round only.
     """
 
     maps: tuple[Tensor, Tensor]
@@ -29,6 +31,9 @@ class RefineState:
     history: tuple[dict[str, float | int], ...] = field(default=())
     unfiltered: tuple[Tensor, Tensor] | None = None
     mask: Tensor | None = None
+    log_likelihood: np.ndarray | None = None
+    uncertainty_deg: np.ndarray | None = None
+    combined: Tensor | None = None
     finished: str = ""
 
 
