@@ -68,6 +68,7 @@ def test_map_is_resampled_with_a_notice(run, molecule) -> None:
         ({"snr": 0.1, "dose": 50}, "both set the noise"),
         ({"dose": 50}, "needs an atomic model"),
         ({"symmetry": "d2"}, "a map is taken as it is"),
+        ({"symmetry": "q7"}, "unknown symmetry 'q7'"),
         ({"defocus_range": (2.0, 1.0)}, "lower defocus first"),
         ({"defocus_range": (1.0, 20.0)}, "-1 to 10 .µm"),
     ],

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator
+from pydantic import AfterValidator, BeforeValidator
 
 from parhelion.errors import FormatError, InputError
 from parhelion.registry import FileKind
@@ -68,13 +68,24 @@ def check_map(path: Path) -> None:
         raise FormatError(f"{path} holds {z} images of {x} x {y} pixels, a three-dimensional map is expected")
 
 
+def known_symmetry(name: str) -> str:
+    """The name as it is; ParameterError where no point group is called so."""
+    from parhelion.geometry.symmetry import symmetry_group
+
+    symmetry_group(name)
+    return name
+
+
 def check_exists(path: Path) -> None:
     """Nothing beyond the existence that every input is checked for."""
 
 
 File = Annotated[Path, BeforeValidator(expand_one), FileKind("file", check_exists)]
 MapFile = Annotated[Path, BeforeValidator(expand_one), FileKind("map", check_map)]
-TwoMaps = Annotated[tuple[MapFile, MapFile], BeforeValidator(expand)]
+TwoSymmetry = Annotated[str, AfterValidator(known_symmetry)]
+"""Name of a point group in RELION's setting (C1, D2, T, O, I1 …), upper or lower case."""
+
+Maps = Annotated[tuple[MapFile, MapFile], BeforeValidator(expand)]
 Files = Annotated[tuple[File, ...], BeforeValidator(expand)]
 
 
@@ -99,4 +110,7 @@ MODEL_SUFFIXES = (".cif", ".mmcif", ".pdb", ".ent")
 
 ParticlesFile = Annotated[Path, BeforeValidator(expand_one), FileKind("particles", check_particles)]
 ModelFile = Annotated[Path, BeforeValidator(expand_one), FileKind("atomic model or map", check_model)]
+Symmetry = Annotated[str, AfterValidator(known_symmetry)]
+"""Name of a point group in RELION's setting (C1, D2, T, O, I1 …), upper or lower case."""
+
 Maps = Annotated[tuple[MapFile, ...], BeforeValidator(expand)]

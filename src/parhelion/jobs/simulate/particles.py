@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, model_validator
 
-from parhelion.jobs._inputs import MAP_SUFFIXES, ModelFile
+from parhelion.jobs._inputs import MAP_SUFFIXES, ModelFile, Symmetry
 from parhelion.registry import Estimate, JobParams, Output, Result, declare, option
 
 if TYPE_CHECKING:
@@ -50,8 +50,10 @@ class Params(JobParams):
         default_text="that of the map; needed for an atomic model",
         group=SAMPLE,
     )
-    symmetry: str = option(
-        "c1", help="point group (RELION's setting) that an atomic model is averaged over", group=SAMPLE
+    symmetry: Symmetry = option(
+        "C1",
+        help="point group (RELION's setting) that an atomic model is turned into and averaged over",
+        group=SAMPLE,
     )
     resolution: float | None = option(
         None, help="low-pass the molecule", unit="Å", gt=0, le=200, default_text="Nyquist", group=SAMPLE
