@@ -14,6 +14,9 @@ from parhelion.errors import FormatError, InputError
 from parhelion.registry import FileKind
 from parhelion.registry.validate import suggest
 
+MAP_SUFFIXES = (".mrc", ".map", ".ccp4")
+MODEL_SUFFIXES = (".cif", ".mmcif", ".pdb", ".ent")
+
 
 def expand(value: Any) -> Any:
     """Paths from one or more paths or quoted patterns; a pattern's matches come in sorted order."""
@@ -80,15 +83,6 @@ def check_exists(path: Path) -> None:
     """Nothing beyond the existence that every input is checked for."""
 
 
-File = Annotated[Path, BeforeValidator(expand_one), FileKind("file", check_exists)]
-MapFile = Annotated[Path, BeforeValidator(expand_one), FileKind("map", check_map)]
-TwoSymmetry = Annotated[str, AfterValidator(known_symmetry)]
-"""Name of a point group in RELION's setting (C1, D2, T, O, I1 …), upper or lower case."""
-
-Maps = Annotated[tuple[MapFile, MapFile], BeforeValidator(expand)]
-Files = Annotated[tuple[File, ...], BeforeValidator(expand)]
-
-
 def check_particles(path: Path) -> None:
     """Raise InputError where the file is no table of particles."""
     from parhelion.io.particles import read_particles
@@ -105,12 +99,12 @@ def check_model(path: Path) -> None:
         raise FormatError(f"{path} is neither an atomic model nor a map (expected {expected})")
 
 
-MAP_SUFFIXES = (".mrc", ".map", ".ccp4")
-MODEL_SUFFIXES = (".cif", ".mmcif", ".pdb", ".ent")
-
+File = Annotated[Path, BeforeValidator(expand_one), FileKind("file", check_exists)]
+Files = Annotated[tuple[File, ...], BeforeValidator(expand)]
+MapFile = Annotated[Path, BeforeValidator(expand_one), FileKind("map", check_map)]
+TwoMaps = Annotated[tuple[MapFile, MapFile], BeforeValidator(expand)]
+Maps = Annotated[tuple[MapFile, ...], BeforeValidator(expand)]
 ParticlesFile = Annotated[Path, BeforeValidator(expand_one), FileKind("particles", check_particles)]
 ModelFile = Annotated[Path, BeforeValidator(expand_one), FileKind("atomic model or map", check_model)]
 Symmetry = Annotated[str, AfterValidator(known_symmetry)]
 """Name of a point group in RELION's setting (C1, D2, T, O, I1 …), upper or lower case."""
-
-Maps = Annotated[tuple[MapFile, ...], BeforeValidator(expand)]
