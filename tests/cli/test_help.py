@@ -27,6 +27,15 @@ def test_help_loads_nothing_heavy(words: list[str]) -> None:
     assert done.stderr.strip() == "LOADED"
 
 
+def test_importing_the_package_and_listing_its_functions_is_light() -> None:
+    program = (
+        "import sys, parhelion; assert 'fsc' in dir(parhelion); parhelion.fsc;"
+        f"print(*set(sys.modules) & set({HEAVY!r}))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
 def test_overview_lists_every_job(capsys, monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     assert main([]) == 0
