@@ -43,12 +43,11 @@ class Candidates:
         """The same candidates on another device."""
         if self.particle.device == device:
             return self
-        return Candidates(
-            **{
-                name: None if getattr(self, name) is None else getattr(self, name).to(device)
-                for name in self.__dataclass_fields__
-            }
-        )
+        moved = {
+            name: None if getattr(self, name) is None else getattr(self, name).to(device)
+            for name in self.__dataclass_fields__
+        }
+        return Candidates(**moved)  # type: ignore[arg-type]
 
 
 def joined(first: Candidates, second: Candidates) -> Candidates:
@@ -83,13 +82,14 @@ def rank_within_particle(particle: Tensor) -> Tensor:
 def pruned(
     candidates: Candidates, most: int, worse_by: float, same_angle_rad: float, same_shift: float
 ) -> Candidates:
-    """Distinct poses only, at most ``most`` per particle, none worse than the best by ``worse_by`` in chi²."""
+    """Distinct poses only, at most ``most`` per particle, none worse than the best by ``worse_by``."""
     ordered = ranked(candidates)
     ordered = ordered.take(~_repeats(ordered, same_angle_rad, same_shift))
     rank = rank_within_particle(ordered.particle)
     position = torch.arange(len(ordered), device=rank.device)
-    chi2 = ordered.chi2
-    best = chi2[position - rank]  # type: ignore[index]
+    if (chi2 := ordered.chi2) is None:
+        raise ValueError("candidates are pruned after refinement")
+    best = chi2[position - rank]
     return ordered.take((rank < most) & (chi2 - best <= worse_by))
 
 

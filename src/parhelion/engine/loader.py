@@ -58,7 +58,7 @@ class ParticleLoader:
         views = self._rows[rows]  # (n, v), -1 where a particle has no such view
         flat = np.maximum(views, 0).reshape(-1)
         data, good = self._data(flat)
-        valid = torch.from_numpy((views >= 0)) & good.view(views.shape)
+        valid = torch.from_numpy(views >= 0) & good.view(views.shape)
         waves = self._ctf(flat, count)
         table = self.particles.views
         return ParticleBatch(

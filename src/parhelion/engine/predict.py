@@ -68,7 +68,7 @@ def fourier_volume(volume: Tensor, max_shell: int, padding: float = PADDING) -> 
 
 
 def crop_half(transform: Tensor, h: int) -> Tensor:
-    """Low frequencies of an rfftn result ``(n, n, n//2+1)`` as ``(2h+1, 2h+1, h+1)``, centred; zero outside."""
+    """Low frequencies of an rfftn result ``(n, n, n//2+1)`` as ``(2h+1, 2h+1, h+1)``, centred."""
     n = transform.shape[0]
     inner = min(h, (n - 1) // 2)
     rows = torch.arange(-inner, inner + 1, device=transform.device) % n

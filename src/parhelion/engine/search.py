@@ -83,7 +83,7 @@ def score(
     Returns cross ``(n, t, o)`` in the bank's precision without the mean slice's share, that share
     ``(n, t)`` and norm ``(n, o)``, both float32. Shifts are in units of the extent.
     """
-    n, views, k = batch.data.shape
+    n, _, k = batch.data.shape
     device = batch.data.device
     kx, ky = points.kx[:k].to(device), points.ky[:k].to(device)
     moved = (batch.shifted(centres, kx, ky) * batch.ctf).unsqueeze(1)  # X conj(S) C

@@ -1,0 +1,394 @@
+"""Automatic refinement of one structure: from particles and a starting map to two half maps and poses.
+
+Two independent half sets; exhaustive search with Gauss-Newton refinement while the search still finds better
+poses, then local rounds; the schedule decides when to stop (``engine.schedule``).
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from parhelion.algorithms import preparation as prepare
+from parhelion.algorithms.postprocess.gold_standard import GoldStandard, gold_standard_fsc
+from parhelion.contracts import Cancel, Executor, Observer, ParticleSource
+from parhelion.engine import checkpoint
+from parhelion.engine.candidates import Candidates
+from parhelion.engine.halves import split_halves
+from parhelion.engine.loader import EDGE_PIXELS, ParticleLoader
+from parhelion.engine.loop import Problem, run_round
+from parhelion.engine.memory import MemoryPlan, plan_memory
+from parhelion.engine.noise import background_noise
+from parhelion.engine.points import FourierPoints
+from parhelion.engine.scale import reference_scale
+from parhelion.engine.schedule import SEARCH_CYCLES, Progress, ScheduleSettings, first_plan
+from parhelion.engine.solvent import Solvent
+from parhelion.engine.state import RefineState, best_poses
+from parhelion.errors import InputError, MetadataError
+from parhelion.fourier.filters import lowpass
+from parhelion.geometry.symmetry import symmetry_group
+from parhelion.model.particles import ParticleSet
+from parhelion.model.volume import Volume
+
+LEAST_SHIFT_ANGSTROM = 20.0
+SCALE_SAMPLE, NOISE_SAMPLE = 200, 1000
+UNCERTAINTY_COLUMN = "parhelionAngularUncertaintyDegrees"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefineSettings:
+    """What a user decides. None means: found from the reference and the particles.
+
+    ``local`` starts from the particles' poses and never searches; ``shift_angstrom`` is the radius of the
+    first shift search; ``top`` poses of the search are refined per particle.
+    """
+
+    symmetry: str = "C1"
+    diameter_angstrom: float | None = None
+    initial_resolution_angstrom: float | None = None
+    resolution_limit_angstrom: float | None = None
+    shift_angstrom: float | None = None
+    automatic_mask: bool = True
+    local: bool = False
+    most_rounds: int = 25
+    top: int = 12
+    seed: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefineResult:
+    """What a refinement found.
+
+    ``half_maps`` are unfiltered, ``map`` is the Wiener-filtered map of all particles, not masked;
+    ``curves`` and ``resolution_angstrom`` are the halves' FSC inside ``mask``, freed of what the mask adds,
+    at 0.143. ``particles`` are those with usable images, with poses, half sets and scores; ``unusable`` are
+    rows of the input. ``uncertainty_deg`` is the root mean square angle of each pose's posterior, ``noise``
+    ``(groups, shells)`` the noise power of the normalised images.
+    """
+
+    half_maps: tuple[Volume, Volume]
+    map: Volume
+    mask: Volume
+    curves: GoldStandard
+    resolution_angstrom: float
+    particles: ParticleSet
+    unusable: np.ndarray
+    uncertainty_deg: np.ndarray
+    log_likelihood: np.ndarray
+    noise: np.ndarray
+    history: tuple[Mapping[str, float | int], ...]
+    reason: str
+    diameter_angstrom: float
+    initial_resolution_angstrom: float
+
+
+def refine3d(
+    particles: ParticleSet,
+    source: ParticleSource,
+    reference: Volume,
+    settings: RefineSettings,
+    *,
+    executor: Executor,
+    observer: Observer,
+    cancel: Cancel,
+    mask: Volume | None = None,
+    device: str = "cpu",
+    checkpoints: Path | None = None,
+    resume: bool = False,
+    available_bytes: int | None = None,
+) -> RefineResult:
+    """Refine ``particles`` against ``reference`` (any box and pixel size, any grey scale, protein white).
+
+    ``mask`` (0 to 1) replaces the automatic one. After every round the state goes to the folder
+    ``checkpoints``; ``resume`` goes on from there to the same result. Raises InputError where particles and
+    reference cannot be refined together, and Cancelled between chunks.
+    """
+    prepare.check_count(particles)
+    particles = prepare.with_noise_groups(particles)
+    pixel = particles.optics[0].pixel_size_angstrom
+    given = reference
+    reference = prepare.on_grid_of(reference, source.box, pixel, observer, "reference")
+    if mask is not None:
+        mask = prepare.on_grid_of(mask, source.box, pixel, observer, "mask")
+    settings = _completed(settings, reference, observer)
+    problem = _problem(
+        particles, source, settings, mask, executor, observer, cancel, torch.device(device), available_bytes
+    )
+    mark = _fingerprint(particles, given, mask, settings, problem)
+    state = checkpoint.load_last(checkpoints, mark, observer) if checkpoints and resume else None
+    state = state or _start(problem, settings, reference)
+    while not state.finished:
+        cancel.check()
+        state = run_round(problem, state)
+        if checkpoints is not None:
+            checkpoint.save(checkpoints, state, mark)
+        _check_poses(particles, state)
+    return _result(problem, settings, state)
+
+
+def memory_plan(
+    count: int, box: int, pixel_size_angstrom: float, settings: RefineSettings, available_bytes: int | None
+) -> MemoryPlan:
+    """How much memory the refinement of ``count`` particles takes; an unknown diameter is 0.6 of the box."""
+    extent = box * pixel_size_angstrom
+    shell = prepare.highest_shell(box, pixel_size_angstrom, settings.resolution_limit_angstrom)
+    diameter = settings.diameter_angstrom or 0.6 * extent
+    search = min(SEARCH_CYCLES * extent / diameter, shell)
+    operators = len(symmetry_group(settings.symmetry).operators)
+    return plan_memory(
+        particles=count,
+        box=box,
+        max_shell=shell,
+        search_points=0 if settings.local else FourierPoints(box, shell).count(search),
+        operators=operators,
+        top=settings.top,
+        available_bytes=available_bytes,
+    )
+
+
+def _completed(settings: RefineSettings, reference: Volume, observer: Observer) -> RefineSettings:
+    """The settings with everything filled in that the reference tells."""
+    box, pixel = reference.box, reference.pixel_size_angstrom
+    diameter = settings.diameter_angstrom or prepare.diameter_of(reference, observer)
+    prepare.check_diameter(diameter, box, pixel)
+    limit = settings.resolution_limit_angstrom
+    start = settings.initial_resolution_angstrom or prepare.start_resolution(diameter, pixel)
+    shift = settings.shift_angstrom
+    if shift is None:
+        shift = min(max(LEAST_SHIFT_ANGSTROM, 0.1 * diameter), 0.25 * box * pixel)
+    return replace(
+        settings,
+        diameter_angstrom=diameter,
+        initial_resolution_angstrom=max(start, limit or 0.0),
+        shift_angstrom=shift,
+    )
+
+
+def _problem(
+    particles: ParticleSet,
+    source: ParticleSource,
+    settings: RefineSettings,
+    mask: Volume | None,
+    executor: Executor,
+    observer: Observer,
+    cancel: Cancel,
+    device: torch.device,
+    available_bytes: int | None,
+) -> Problem:
+    box, pixel = source.box, particles.optics[0].pixel_size_angstrom
+    diameter = float(settings.diameter_angstrom or 0)
+    shell = prepare.highest_shell(box, pixel, settings.resolution_limit_angstrom)
+    memory = memory_plan(len(particles), box, pixel, settings, available_bytes)
+    loader = ParticleLoader(
+        particles=particles,
+        source=source,
+        points=FourierPoints(box, shell),
+        diameter_angstrom=prepare.mask_diameter(diameter, box, pixel, EDGE_PIXELS),
+        cache_bytes=memory.cache_bytes,
+        device=device,
+    )
+    schedule = ScheduleSettings(
+        extent_angstrom=box * pixel,
+        diameter_angstrom=diameter,
+        initial_resolution_angstrom=float(settings.initial_resolution_angstrom or 0),
+        max_shell=shell,
+        shift_angstrom=float(settings.shift_angstrom or 0),
+        most_rounds=settings.most_rounds,
+        search=not settings.local,
+    )
+    solvent = Solvent.within(
+        box,
+        pixel,
+        diameter,
+        automatic=settings.automatic_mask,
+        given=None if mask is None else np.clip(mask.data, 0, 1).astype(np.float32),
+    )
+    return Problem(
+        loader=loader,
+        schedule=schedule,
+        symmetry=symmetry_group(settings.symmetry),
+        solvent=solvent,
+        executor=executor,
+        observer=observer,
+        cancel=cancel,
+        seed=settings.seed,
+        top=settings.top,
+        chunk=memory.chunk,
+    )
+
+
+def _fingerprint(
+    particles: ParticleSet, reference: Volume, mask: Volume | None, settings: RefineSettings, problem: Problem
+) -> str:
+    """Everything that the result depends on: checkpoints of other inputs must not be gone on with."""
+    views = particles.views
+    columns = {
+        f"views.{name}": getattr(views, name) for name in views.__dataclass_fields__ if name != "image_path"
+    }
+    sizes = [(p.name, p.stat().st_size if p.is_file() else -1) for p in views.image_path]
+    return checkpoint.fingerprint(
+        {
+            **columns,
+            "images": sizes,
+            "optics": particles.optics,
+            "rotation": particles.rotation if settings.local else None,
+            "shift": particles.shift_xyz_angstrom if settings.local else None,
+            "half": particles.half,
+            "reference": reference.data,
+            "reference_pixel": reference.pixel_size_angstrom,
+            "mask": None if mask is None else mask.data,
+            "settings": sorted(asdict(settings).items()),
+            "chunk": problem.chunk,
+        }
+    )
+
+
+def _start(problem: Problem, settings: RefineSettings, reference: Volume) -> RefineState:
+    """The state before the first round: noise from the background, the reference filtered and scaled."""
+    loader, observer = problem.loader, problem.observer
+    rng = np.random.default_rng((settings.seed, 0))
+    observer.progress("noise and scale", 0, 2)
+    _check_sample(loader, rng)
+    noise = background_noise(loader, NOISE_SAMPLE, rng)
+    observer.progress("noise and scale", 1, 2)
+    filtered = lowpass(reference, problem.schedule.initial_resolution_angstrom)
+    volume = torch.from_numpy(filtered.data.astype(np.float32) * problem.solvent.sphere)
+    extent = loader.extent_angstrom
+    scale = reference_scale(
+        loader,
+        volume,
+        noise,
+        problem.symmetry,
+        min(extent / problem.schedule.initial_resolution_angstrom, loader.points.max_shell),
+        problem.schedule.shift_angstrom / extent,
+        SCALE_SAMPLE,
+        rng,
+    )
+    observer.progress("noise and scale", 2, 2)
+    if not scale > 0:
+        raise InputError(
+            "the particles and the reference have nothing in common at "
+            f"{problem.schedule.initial_resolution_angstrom:.0f} Å; check the contrast (protein must be "
+            "white in the reference, --contrast says how it is in the images), diameter and pixel sizes"
+        )
+    volume = volume * scale
+    return RefineState(
+        maps=(volume, volume.clone()),
+        kept=_given_poses(loader.particles, extent) if settings.local else _no_poses(),
+        noise=noise,
+        half=_halves(problem, rng),
+        plan=first_plan(problem.schedule),
+        progress=Progress(),
+        fsc=np.zeros(0),
+    )
+
+
+def _check_sample(loader: ParticleLoader, rng: np.random.Generator) -> None:
+    rows = np.sort(rng.permutation(len(loader.particles))[:SCALE_SAMPLE])
+    if not bool(loader.batch(rows, 1).valid.any()):
+        raise InputError(
+            f"none of {len(rows)} images looked at can be used (not finite, or constant): "
+            f"{prepare.name_images(loader.particles, rows)}"
+        )
+
+
+def _halves(problem: Problem, rng: np.random.Generator) -> np.ndarray:
+    particles = problem.loader.particles
+    half = split_halves(len(particles), rng, particles.half)
+    if particles.half is not None and not np.array_equal(half, particles.half):
+        problem.observer.notice("the input assigns some particles to no half set: all were split anew")
+    return half
+
+
+def _no_poses() -> Candidates:
+    empty = torch.zeros(0, dtype=torch.float64)
+    return Candidates(
+        particle=torch.zeros(0, dtype=torch.long),
+        rotation=empty.reshape(0, 3, 3),
+        shift=empty.reshape(0, 3),
+        weight=empty,
+    )
+
+
+def _given_poses(particles: ParticleSet, extent: float) -> Candidates:
+    if particles.rotation is None or particles.shift_xyz_angstrom is None:
+        raise MetadataError(
+            "a local refinement starts from the particles' poses and the input has none (rlnAngleRot, "
+            "rlnAngleTilt, rlnAnglePsi); refine without --local"
+        )
+    count = len(particles)
+    return Candidates(
+        particle=torch.arange(count),
+        rotation=torch.from_numpy(np.ascontiguousarray(particles.rotation, dtype=np.float64)),
+        shift=torch.from_numpy(particles.shift_xyz_angstrom.astype(np.float64) / extent),
+        weight=torch.ones(count, dtype=torch.float64),
+    )
+
+
+def _check_poses(particles: ParticleSet, state: RefineState) -> None:
+    usable = np.bincount(state.half[np.unique(state.kept.particle.numpy())], minlength=3)[1:]
+    if usable.min() == 0:
+        raise InputError(
+            f"half sets of {usable[0]} and {usable[1]} usable particles are left: the other images are not "
+            f"finite or constant ({prepare.name_images(particles, np.arange(len(particles)))})"
+        )
+
+
+def _result(problem: Problem, settings: RefineSettings, state: RefineState) -> RefineResult:
+    if state.unfiltered is None or state.mask is None or state.combined is None:
+        raise ValueError("a refinement has a result after its last round")
+    loader = problem.loader
+    pixel = loader.pixel_size_angstrom
+
+    def volume(data: torch.Tensor) -> Volume:
+        return Volume(data=data.cpu().numpy().astype(np.float32), pixel_size_angstrom=pixel)
+
+    halves = (volume(state.unfiltered[0]), volume(state.unfiltered[1]))
+    mask = volume(state.mask)
+    curves = gold_standard_fsc(*halves, mask, seed=settings.seed)
+    refined, unusable = _refined_particles(loader.particles, state, loader.extent_angstrom)
+    if len(unusable):
+        problem.observer.notice(
+            f"{len(unusable)} of {len(loader.particles)} particles have images that are not finite or "
+            f"constant and were left out: {prepare.name_images(loader.particles, unusable)}"
+        )
+    usable = np.setdiff1d(np.arange(len(loader.particles)), unusable)
+    return RefineResult(
+        half_maps=halves,
+        map=volume(state.combined),
+        mask=mask,
+        curves=curves,
+        resolution_angstrom=curves.resolution_angstrom,
+        particles=refined,
+        unusable=unusable,
+        uncertainty_deg=_rows(state.uncertainty_deg, usable),
+        log_likelihood=_rows(state.log_likelihood, usable),
+        noise=state.noise.cpu().numpy(),
+        history=state.history,
+        reason=state.finished,
+        diameter_angstrom=problem.schedule.diameter_angstrom,
+        initial_resolution_angstrom=problem.schedule.initial_resolution_angstrom,
+    )
+
+
+def _rows(values: np.ndarray | None, index: np.ndarray) -> np.ndarray:
+    return np.zeros(len(index)) if values is None else values[index]
+
+
+def _refined_particles(
+    particles: ParticleSet, state: RefineState, extent: float
+) -> tuple[ParticleSet, np.ndarray]:
+    """The usable particles with all that was found about them, and the rows of the others."""
+    rotation, shift, weight = best_poses(state.kept, len(particles))
+    usable = np.flatnonzero(weight > 0)
+    columns = {
+        "rlnLogLikeliContribution": _rows(state.log_likelihood, usable),
+        "rlnMaxValueProbDistribution": weight[usable],
+        UNCERTAINTY_COLUMN: _rows(state.uncertainty_deg, usable),
+    }
+    found = replace(particles.with_poses(rotation, shift * extent), half=state.half.astype(np.int64))
+    found = found.take(usable)
+    extra = found.extra.with_columns(columns)
+    return replace(found, extra=extra), np.flatnonzero(weight == 0)
