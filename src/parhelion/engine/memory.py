@@ -65,13 +65,15 @@ def plan_memory(
     operators: int = 1,
     top: int = 12,
     poses: int = 3,
+    refines: bool = True,
     available_bytes: int | None = None,
 ) -> MemoryPlan:
     """The plan for ``particles`` of ``views`` images each in ``box`` pixels up to ``max_shell``.
 
     ``search_points`` is how many Fourier points the search looks at (0: no search), ``operators`` the size
     of the symmetry group, ``poses`` how many poses per particle are inserted in the first rounds.
-    ``available_bytes`` limits the cache; None for no limit.
+    Without ``refines`` images are read once and nothing is kept of them. ``available_bytes`` limits the
+    cache; None for no limit.
     """
     image = transform_bytes(box, max_shell) * views
     chunk = max(LEAST_CHUNK, min(MOST_CHUNK, CHUNK_BYTES // max(image, 1)))
@@ -84,7 +86,7 @@ def plan_memory(
     if search_points:
         # products, their reduction and the running best; float32 where bfloat16 is slow
         per_thread += SCORE_BLOCK * FLOAT * 2
-    everything = particles * (image + 400 * views)
+    everything = particles * (image + 400 * views) if refines else 0
     cache = everything
     if available_bytes is not None:
         cache = min(everything, max(0, int(CACHE_SHARE * (available_bytes - fixed - per_thread))))

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
+    from parhelion.algorithms.postprocess.gold_standard import GoldStandard
+
 LABELS = {
     "corrected": "rlnFourierShellCorrelationCorrected",
     "unmasked": "rlnFourierShellCorrelationUnmaskedMaps",
@@ -32,3 +34,13 @@ def write_fsc(path: Path, curves: Mapping[str, "np.ndarray"], box: int, pixel_si
         **{LABELS[kind]: np.asarray(curve, dtype=float)[: len(shells)] for kind, curve in curves.items()},
     }
     write_star(path, {"fsc": Table(columns)})
+
+
+def curves_by_kind(curves: "GoldStandard") -> dict[str, "np.ndarray"]:
+    """The four curves of two half maps, named as LABELS names them."""
+    return {
+        "corrected": curves.corrected,
+        "unmasked": curves.unmasked,
+        "masked": curves.masked,
+        "randomised": curves.randomised,
+    }

@@ -196,19 +196,12 @@ def write(context: "Context", found: "RefineResult") -> None:
     """All declared outputs."""
     from parhelion.io import mrc
     from parhelion.io.particles import write_particles
-    from parhelion.jobs._fsc import write_fsc
+    from parhelion.jobs._fsc import curves_by_kind, write_fsc
 
     half1, half2 = found.half_maps
     for name, volume in (("map", found.map), ("half1", half1), ("half2", half2), ("mask", found.mask)):
         mrc.write_volume(context.path(name), volume)
-    curves = found.curves
-    named = {
-        "corrected": curves.corrected,
-        "unmasked": curves.unmasked,
-        "masked": curves.masked,
-        "randomised": curves.randomised,
-    }
-    write_fsc(context.path("fsc"), named, found.map.box, found.map.pixel_size_angstrom)
+    write_fsc(context.path("fsc"), curves_by_kind(found.curves), found.map.box, found.map.pixel_size_angstrom)
     write_particles(context.path("particles"), found.particles)
 
 
@@ -230,22 +223,14 @@ def figures_of(found: "RefineResult") -> dict[str, float | int | str | None]:
 
 def show(context: "Context", found: "RefineResult") -> None:
     """Curves, map, angles and rounds."""
+    from parhelion.jobs._fsc import curves_by_kind
     from parhelion.model.volume import Volume
 
     report = context.report
     masked = Volume(data=found.map.data * found.mask.data, pixel_size_angstrom=found.map.pixel_size_angstrom)
     report.text(f"Stopped: {found.reason}.")
-    report.fsc(
-        {
-            "corrected": found.curves.corrected,
-            "unmasked": found.curves.unmasked,
-            "masked": found.curves.masked,
-            "randomised": found.curves.randomised,
-        },
-        found.map.box,
-        found.map.pixel_size_angstrom,
-        "Half maps",
-    )
+    curves = curves_by_kind(found.curves)
+    report.fsc(curves, found.map.box, found.map.pixel_size_angstrom, "Half maps")
     report.surface(masked, "Map")
     report.slices(found.map, "Central slices")
     report.projections(masked, "Projections")
