@@ -6,6 +6,7 @@ import numpy as np
 
 from parhelion.algorithms.map_comparison import MapComparison, Pose, moved_volume
 from parhelion.errors import InputError, ParameterError
+from parhelion.fourier.fft import fft_threads
 from parhelion.fourier.resample import resample_volume
 from parhelion.fourier.shells import fsc, resolution_at
 from parhelion.geometry.so3 import so3_grid
@@ -73,10 +74,12 @@ def align_maps(
     laid = resample_volume(moving, box, pixel).data
     data = np.asarray(target.data, np.float32)
     first = int(np.clip(box * pixel / search_angstrom, 4, min(SEARCH_SHELLS, box // 2 - 1)))
-    comparison = MapComparison(data, laid, first)
-    candidates = _search(comparison, (False, True) if allow_other_hand else (False,), symmetry)
-    finalists = _distinct(comparison, [comparison.refined(pose) for pose in candidates])[:FINALISTS]
-    best, shells = _finish(finalists, data, laid, first, _last_shell(box, pixel, refine_angstrom))
+    # Thousands of small transforms: more than one thread costs more than it gives.
+    with fft_threads(1):
+        comparison = MapComparison(data, laid, first)
+        candidates = _search(comparison, (False, True) if allow_other_hand else (False,), symmetry)
+        finalists = _distinct(comparison, [comparison.refined(pose) for pose in candidates])
+        best, shells = _finish(finalists, data, laid, first, _last_shell(box, pixel, refine_angstrom))
     aligned = moved_volume(laid, best)
     curve = fsc(aligned, data)
     return Alignment(

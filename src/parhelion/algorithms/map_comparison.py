@@ -44,7 +44,7 @@ class MapComparison:
 
     def __init__(self, target: np.ndarray, moving: np.ndarray, shells: int) -> None:
         full = target.shape[0]
-        self.box = min(full, 2 * shells + 4)
+        self.box = min(full, 2 * shells + 2)
         self.shells = min(shells, self.box // 2 - 1)
         small_target, small_moving = (_shrink(data, self.box) for data in (target, moving))
         shape = small_target.shape
@@ -145,7 +145,9 @@ class MapComparison:
         and that shift ``(o, 3)`` in units of the extent."""
         n = self.box
         index = np.rint(self.points * n).astype(np.int64)
-        flat = torch.from_numpy(((index[:, 2] % n) * n + index[:, 1] % n) * (n // 2 + 1) + index[:, 0])
+        # The column kx = 0 holds one of each Friedel pair; irfftn expects the other as well.
+        first = np.flatnonzero(index[:, 0] == 0)
+        rows_of, mate = (torch.from_numpy(_half_layout_rows(i, n)) for i in (index, -index[first]))
         scores, shifts = np.empty(len(linears)), np.empty((len(linears), 3))
         for start in range(0, len(linears), BATCH):
             rows = slice(start, start + BATCH)
@@ -154,9 +156,11 @@ class MapComparison:
             values = self.sampler.at(points).reshape(len(part), -1) * self.weighted
             spectrum = torch.zeros((len(part), n * n * (n // 2 + 1)), dtype=torch.complex64)
             # Σ Re(value · exp(−2πi k·t)) over all t: the inverse transform of the conjugate.
-            spectrum[:, flat] = torch.from_numpy(values.conj().astype(np.complex64))
-            spectrum = _complete_first_column(spectrum.reshape(-1, n, n, n // 2 + 1))
-            correlation = torch.fft.irfftn(spectrum, s=(n, n, n), dim=(1, 2, 3), norm="forward")
+            spectrum[:, rows_of] = torch.from_numpy(values.conj().astype(np.complex64))
+            spectrum[:, mate] = torch.from_numpy(values[:, first].astype(np.complex64))
+            correlation = torch.fft.irfftn(
+                spectrum.reshape(-1, n, n, n // 2 + 1), s=(n, n, n), dim=(1, 2, 3), norm="forward"
+            )
             best, at = correlation.reshape(len(part), -1).max(dim=1)
             scores[rows] = 0.5 * best.numpy()
             grid = np.stack(np.unravel_index(at.numpy(), (n, n, n))[::-1], axis=1)
@@ -184,12 +188,11 @@ def _half_of_first_column(shape: tuple[int, ...]) -> torch.Tensor:
     return torch.from_numpy((y > 0) | ((y == 0) & (z > 0)))
 
 
-def _complete_first_column(spectrum: torch.Tensor) -> torch.Tensor:
-    """The column kx = 0 holds one of each Friedel pair; the other is added, as irfftn expects both."""
-    column = spectrum[..., 0]
-    mirrored = torch.roll(column.flip((1, 2)), (1, 1), (1, 2)).conj()
-    spectrum[..., 0] = column + mirrored
-    return spectrum
+def _half_layout_rows(index_xyz: np.ndarray, n: int) -> np.ndarray:
+    """Positions ``(p,)`` of Fourier points ``(p, 3)`` (x, y, z; x not negative) in a flattened half layout."""
+    return np.asarray(
+        ((index_xyz[:, 2] % n) * n + index_xyz[:, 1] % n) * (n // 2 + 1) + index_xyz[:, 0], np.int64
+    )
 
 
 def moved_volume(moving: np.ndarray, pose: Pose) -> np.ndarray:

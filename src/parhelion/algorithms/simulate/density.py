@@ -94,8 +94,8 @@ def _turns(structure: gemmi.Structure, symmetry: SymmetryGroup | None, observer:
     alike = frame.deviation_angstrom < EXACT_SYMMETRY_ANGSTROM and frame.matched_share > 0.999
     how = "needs no averaging" if alike else f"averaged over the {len(symmetry)} operators"
     observer.notice(
-        f"turned by {frame.turn_deg:.1f} degrees into the setting of {symmetry.name}; symmetry-related backbone "
-        f"atoms differ by {frame.deviation_angstrom:.2f} Å: {how}"
+        f"turned by {frame.turn_deg:.1f} degrees into the setting of {symmetry.name}; symmetry-related "
+        f"backbone atoms differ by {frame.deviation_angstrom:.2f} Å: {how}"
     )
     return frame.rotation[None] if alike else symmetry.operators @ frame.rotation
 
