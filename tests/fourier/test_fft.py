@@ -18,7 +18,9 @@ def test_a_point_at_the_centre_has_a_flat_transform(shape):
 @pytest.mark.parametrize("n", [8, 9])
 def test_backward_inverts_forward(n, unitary):
     data = np.random.default_rng(0).normal(size=(2, n, n, n)).astype(np.float32)
-    np.testing.assert_allclose(irfft3(rfft3(data, unitary=unitary), (n, n, n), unitary=unitary), data, atol=1e-5)
+    np.testing.assert_allclose(
+        irfft3(rfft3(data, unitary=unitary), (n, n, n), unitary=unitary), data, atol=1e-5
+    )
     np.testing.assert_allclose(irfft2(rfft2(data, unitary=unitary), (n, n), unitary=unitary), data, atol=1e-5)
 
 

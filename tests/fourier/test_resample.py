@@ -38,12 +38,20 @@ def test_agrees_with_scipys_fourier_resampling(old, new):
 @pytest.mark.parametrize("n", [8, 9])
 def test_padding_then_cropping_gives_the_volume_back(n):
     volume = np.random.default_rng(1).normal(size=(n, n, n))
-    np.testing.assert_allclose(fourier_resize_volumes(fourier_resize_volumes(volume, 15), n), volume, atol=1e-10)
+    np.testing.assert_allclose(
+        fourier_resize_volumes(fourier_resize_volumes(volume, 15), n), volume, atol=1e-10
+    )
 
 
 @pytest.mark.parametrize(
     ("box", "pixel", "new_box", "new_pixel"),
-    [(40, 4.0, 64, 2.5), (40, 4.0, 41, 4.0), (41, 4.0, 50, 3.337), (64, 2.5, 33, 4.713), (48, 3.54, 48, 3.54)],
+    [
+        (40, 4.0, 64, 2.5),
+        (40, 4.0, 41, 4.0),
+        (41, 4.0, 50, 3.337),
+        (64, 2.5, 33, 4.713),
+        (48, 3.54, 48, 3.54),
+    ],
 )
 def test_any_pixel_size_and_box_are_exact(box, pixel, new_box, new_pixel):
     volume = Volume(data=blobs(box, pixel), pixel_size_angstrom=pixel)

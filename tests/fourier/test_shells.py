@@ -24,7 +24,9 @@ def test_fsc_equals_the_formula_on_full_transforms(n):
     b += 0.7 * a
     fa, fb = np.fft.fftn(a), np.fft.fftn(b)
     grid = np.fft.fftfreq(n) * n
-    radius = np.rint(np.sqrt(sum(g**2 for g in np.meshgrid(grid, grid, grid, indexing="ij")))).astype(int).ravel()
+    radius = (
+        np.rint(np.sqrt(sum(g**2 for g in np.meshgrid(grid, grid, grid, indexing="ij")))).astype(int).ravel()
+    )
 
     def per_shell(values):
         return np.bincount(radius, values.ravel())[: n // 2 + 1]

@@ -42,7 +42,7 @@ def test_bad_images_are_named(images):
     with pytest.raises(InputError, match="first image 5"):
         normalise_background(images, 15)
     images[4] = 3.0
-    with pytest.raises(InputError, match="constant background.*first image 5"):
+    with pytest.raises(InputError, match=r"constant background.*first image 5"):
         normalise_background(images, 15)
     with pytest.raises(ParameterError, match="background radius"):
         normalise_background(images, 100)

@@ -189,7 +189,7 @@ def _half_of_first_column(shape: tuple[int, ...]) -> torch.Tensor:
 
 
 def _half_layout_rows(index_xyz: np.ndarray, n: int) -> np.ndarray:
-    """Positions ``(p,)`` of Fourier points ``(p, 3)`` (x, y, z; x not negative) in a flattened half layout."""
+    """Positions ``(p,)`` of Fourier points ``(p, 3)`` (x, y, z; x ≥ 0) in a flattened half layout."""
     return np.asarray(
         ((index_xyz[:, 2] % n) * n + index_xyz[:, 1] % n) * (n // 2 + 1) + index_xyz[:, 0], np.int64
     )

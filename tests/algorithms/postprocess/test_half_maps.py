@@ -91,7 +91,9 @@ def test_the_correction_follows_chen():
 
 
 def test_fsc_weights():
-    np.testing.assert_allclose(fsc_weight(np.array([1, 0.5, 1 / 3, -0.1, 0.2])), [1, np.sqrt(2 / 3), np.sqrt(0.5), 0, 0])
+    np.testing.assert_allclose(
+        fsc_weight(np.array([1, 0.5, 1 / 3, -0.1, 0.2])), [1, np.sqrt(2 / 3), np.sqrt(0.5), 0, 0]
+    )
 
 
 def test_a_coarse_map_is_not_sharpened_and_says_so():

@@ -45,14 +45,13 @@ def density_from_model(
 ) -> Volume:
     """The potential in V of an atomic model, centre of mass on voxel ``box // 2``.
 
-    Electron scattering factors (five Gaussians) and the deposited B-factors plus
-    ``extra_bfactor_angstrom2``; with ``solvent`` the vitreous ice that the atoms displace is
-    subtracted and riding hydrogens are added where the model has none. The density is computed on a
-    grid of about 1.2 Å and cropped in Fourier space, so that nothing beyond Nyquist folds back;
-    ``resolution_angstrom`` adds a soft low-pass. With ``symmetry`` the model is turned
-    so that its axes lie in the group's setting, and averaged over the group where its subunits differ.
-    Raises FormatError for an unreadable model, ParameterError when the model does not fit into the box,
-    InputError when it lacks the symmetry.
+    Electron scattering factors (five Gaussians) and the deposited B-factors; with ``solvent`` the
+    vitreous ice that the atoms displace is subtracted and riding hydrogens are added where the model has
+    none. The density is computed on a grid of about 1.2 Å and cropped in Fourier space, so that nothing
+    beyond Nyquist folds back; ``extra_bfactor_angstrom2`` dampens all of it, ``resolution_angstrom`` adds
+    a soft low-pass. With ``symmetry`` the model is turned so that its axes lie in the group's setting,
+    and averaged over the group where its subunits differ. Raises FormatError for an unreadable model,
+    ParameterError when the model does not fit into the box, InputError when it lacks the symmetry.
     """
     if box < 8 or pixel_size_angstrom <= 0:
         raise ParameterError(
@@ -73,13 +72,13 @@ def density_from_model(
         model = _placed(structure, centre, turn, offset)
         density = _atom_grid(model, fine_box, fine_pixel, blur)
         transform = resize_rfft(rfft3(density), density.shape, box)
-        total += transform * bfactor_envelope(radius, extra_bfactor_angstrom2 - blur)
+        total += transform * bfactor_envelope(radius, -blur)
         if solvent:
             displaced = _displacement_grids(model, fine_box, fine_pixel)
             for grid, width in displaced:
                 part = resize_rfft(rfft3(grid), grid.shape, box)
                 total -= part * _point_envelope((box,) * 3, pixel_size_angstrom, fine_pixel, width, radius)
-    total /= len(turns)
+    total *= bfactor_envelope(radius, extra_bfactor_angstrom2) / len(turns)
     if resolution_angstrom is not None:
         total *= lowpass_envelope(radius, resolution_angstrom, 2.0 / (box * pixel_size_angstrom))
     data = irfft3(total, (box,) * 3).numpy()

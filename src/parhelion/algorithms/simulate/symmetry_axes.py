@@ -18,7 +18,7 @@ from parhelion.geometry.so3 import so3_grid
 from parhelion.geometry.symmetry import SymmetryGroup
 
 GRID_BOX = 32
-SEARCH_STEP_DEG = 12.0
+SEARCH_STEP_DEG = 15.0
 SEARCH_SHELLS = 8
 STARTS = 10
 PAIR_ANGSTROM = 8.0  # atoms further apart are no pair while the frame is fitted
