@@ -59,7 +59,7 @@ def cases(folder: Path, large: bool) -> list[tuple[str, list[str]]]:
     found = []
     for box, count, pixel in [(64, 600, 3.0), (64, 2400, 3.0), (128, 300, 2.0)] + [(192, 300, 1.5)] * large:
         name = f"box {box} x {count}"
-        model = molecule(folder / f"m{box}.mrc", box, pixel)
+        model = molecule(folder / f"molecule {name}.mrc", box, pixel)
         made = folder / f"simulate particles, {name}"
         simulate = ["simulate", "particles", "--model", str(model), "--count", str(count), "--snr", "0.1"]
         found.append((made.name, simulate))
@@ -68,10 +68,10 @@ def cases(folder: Path, large: bool) -> list[tuple[str, list[str]]]:
         found.append((f"refine, {name}", ["refine", "-i", str(images), "-r", str(model), *rounds]))
         found.append((f"reconstruct, {name}", ["reconstruct", "-i", str(truth)]))
         halves = [str(folder / f"reconstruct, {name}" / f"half{n}.mrc") for n in (1, 2)]
-        found.append((f"postprocess, box {box}", ["postprocess", "-i", *halves]))
-        found.append((f"mask, box {box}", ["mask", "-i", str(model)]))
-        found.append((f"fsc, box {box}", ["fsc", "-i", *halves]))
-    return list(dict(found).items())
+        found.append((f"postprocess, {name}", ["postprocess", "-i", *halves]))
+        found.append((f"mask, {name}", ["mask", "-i", str(model)]))
+        found.append((f"fsc, {name}", ["fsc", "-i", *halves]))
+    return found
 
 
 def main() -> int:

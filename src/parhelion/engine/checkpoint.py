@@ -103,7 +103,7 @@ def load_last(folder: Path, mark: str, observer: Observer) -> RefineState | None
 
 def load(path: Path, mark: str) -> RefineState:
     """The state in one checkpoint. Raises ParameterError where its fingerprint is not ``mark``."""
-    with np.load(path, allow_pickle=False) as archive:
+    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
         arrays = {name: archive[name] for name in archive.files}
     header = json.loads(arrays.pop("header").tobytes())
     if header["version"] != VERSION or header["fingerprint"] != mark:

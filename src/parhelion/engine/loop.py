@@ -83,6 +83,7 @@ def run_round(problem: Problem, state: RefineState) -> RefineState:
             for r in results:
                 noise = r.noise if noise is None else noise.plus(r.noise)
         sums.append(symmetrise(complete_mates(half_sums), problem.symmetry.operators, problem.executor))
+        del half_sums, reference  # the solve is the peak: volumes that are no longer needed go first
     halves = solve_halves((sums[0], sums[1]), problem.solvent, loader.points.max_shell)
     kept = _concatenated(poses)
     log_likelihood, angle_deg = table_of_fits(fits, len(loader.particles))

@@ -13,7 +13,7 @@ from parhelion.engine.score import SCORE_BLOCK
 
 COMPLEX, FLOAT = 8, 4
 MOST_CHUNK, LEAST_CHUNK = 64, 8
-CHUNK_BYTES = 2**26
+CHUNK_BYTES = 2**24
 """Transforms of one chunk of particles; a chunk is made smaller until they fit."""
 TOGETHER = 8
 """Chunks whose slices wait for insertion (``loop``)."""

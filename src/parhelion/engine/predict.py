@@ -58,7 +58,10 @@ def fourier_volume(volume: Tensor, max_shell: int, padding: float = PADDING) -> 
     padded = volume.new_zeros((size, size, size))
     inner = slice(before, before + box)
     padded[inner, inner, inner] = divide_envelope(volume, padding)
-    transform = torch.fft.rfftn(torch.fft.ifftshift(padded)) / box
+    padded = torch.fft.ifftshift(padded)
+    transform = torch.fft.rfftn(padded)
+    del padded
+    transform /= box
     return FourierVolume(
         data=crop_half(transform, half_size(max_shell, padding)),
         box=box,

@@ -107,6 +107,11 @@ def solve(sums: MapSums, inverse_snr: Tensor, limit: float, soft_shells: float =
     not a constant that would damp low frequencies. Frequencies above ``limit`` shells fall to zero
     over ``soft_shells``.
     """
+    return to_real_space(_filtered(sums, inverse_snr, limit, soft_shells), sums)
+
+
+def _filtered(sums: MapSums, inverse_snr: Tensor, limit: float, soft_shells: float) -> Tensor:
+    """The map's transform; of its own so that what it needs is free before the padded transform."""
     radius = shell_of_voxels(sums)
     mean = shell_means(sums, radius)
     prior = mean.clone()
@@ -114,15 +119,20 @@ def solve(sums: MapSums, inverse_snr: Tensor, limit: float, soft_shells: float =
     tiny = mean[mean > 0].min() * 1e-6 if bool((mean > 0).any()) else mean.new_tensor(1.0)
     shell = radius.round().long().clamp_max(sums.max_shell + 1)
     estimate = sums.numerator / (sums.denominator + (prior + tiny).float()[shell])
-    edge = ((limit + soft_shells - radius) / soft_shells).clamp(0, 1)
-    return to_real_space(estimate * edge, sums)
+    del shell
+    estimate *= ((limit + soft_shells - radius) / soft_shells).clamp(0, 1)
+    return estimate
 
 
 def to_real_space(estimate: Tensor, sums: MapSums) -> Tensor:
     """The central box of the inverse transform, divided by the interpolation's envelope."""
     box = sums.box
     size = padded_box(box, sums.padding)
-    padded = torch.fft.fftshift(torch.fft.irfftn(uncrop_half(estimate, size) * box, s=(size,) * 3))
+    transform = uncrop_half(estimate, size).mul_(box)
+    del estimate
+    padded = torch.fft.irfftn(transform, s=(size,) * 3)
+    del transform
+    padded = torch.fft.fftshift(padded)
     before = size // 2 - box // 2
     inner = slice(before, before + box)
     return padded[inner, inner, inner] / _insertion_envelope(sums)
