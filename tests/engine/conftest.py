@@ -214,6 +214,15 @@ def state_of(problem: Problem, start: np.ndarray) -> RefineState:
     )
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """As the runner's executor: chunks do not compete with torch's own threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def kit() -> SimpleNamespace:
     """The functions above: test modules cannot import each other."""

@@ -82,7 +82,6 @@ def test_the_result_does_not_depend_on_the_number_of_workers(kit, noisy, two_rou
     particles, images, _ = noisy
     _, before, after, _ = two_rounds
     loader = kit.loader_of(particles, images)
-    torch.set_num_threads(1)
     other = run_round(kit.problem_of(loader, executor=kit.Workers(3)), before)
     assert torch.equal(other.maps[0], after.maps[0])
     assert torch.equal(other.maps[1], after.maps[1])
