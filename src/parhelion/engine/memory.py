@@ -19,6 +19,8 @@ TOGETHER = 8
 """Chunks whose slices wait for insertion (``loop``)."""
 TABLE_BYTES = 1500
 """Per particle: its table rows, candidates and their copies while a round ends."""
+ENGINE_BYTES = 120_000_000
+"""Compiled kernels, the reader of tables, a sample of images and a report (measured)."""
 CACHE_SHARE = 0.5
 """Of what is left of the available memory, for keeping transforms between rounds."""
 ORIENTATIONS_15_DEG = 4608
@@ -77,7 +79,7 @@ def plan_memory(
     """
     image = transform_bytes(box, max_shell) * views
     chunk = max(LEAST_CHUNK, min(MOST_CHUNK, CHUNK_BYTES // max(image, 1)))
-    fixed = _volumes(box, max_shell) + TABLE_BYTES * particles
+    fixed = ENGINE_BYTES + _volumes(box, max_shell) + TABLE_BYTES * particles
     fixed += min(particles, TOGETHER * chunk) * poses * image * 3 // 2
     if search_points:
         bank = ORIENTATIONS_15_DEG // operators * search_points * views

@@ -40,6 +40,8 @@ def _power(source: ParticleSource, rows: np.ndarray, loader: ParticleLoader) -> 
         images, good = normalise(
             torch.from_numpy(source.images(np.sort(rows[first : first + 256]))), loader.mask
         )
+        if not bool(good.any()):
+            continue
         data = transform(images[good] * outside, loader.points)
         total += loader.points.shell_mean(data.abs().square()).sum(0)
         used += len(data)
