@@ -118,7 +118,8 @@ def weighted(candidates: Candidates, free: int, least: float = 0.01) -> Candidat
         raise ValueError("candidates are weighted after refinement")
     if not len(candidates):
         return replace(candidates, weight=candidates.chi2)
-    log_volume = -0.5 * torch.linalg.slogdet(candidates.hessian + 1e-9 * torch.eye(6))[1]
+    ridge = 1e-9 * torch.eye(6, dtype=candidates.hessian.dtype, device=candidates.hessian.device)
+    log_volume = -0.5 * torch.linalg.slogdet(candidates.hessian + ridge)[1]
     log_weight = log_volume - candidates.chi2
     weight = _softmax(candidates.particle, log_weight)
     kept = candidates.take(weight >= least)

@@ -1,0 +1,249 @@
+"""What a refinement starts from: settings filled in, the problem set up, noise, scale and half sets."""
+
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import torch
+
+from parhelion.algorithms import preparation as prepare
+from parhelion.contracts import Cancel, Executor, Observer, ParticleSource
+from parhelion.engine import checkpoint
+from parhelion.engine.candidates import Candidates
+from parhelion.engine.halves import split_halves
+from parhelion.engine.loader import EDGE_PIXELS, ParticleLoader
+from parhelion.engine.loop import Problem
+from parhelion.engine.memory import MemoryPlan, plan_memory
+from parhelion.engine.noise import background_noise
+from parhelion.engine.points import FourierPoints
+from parhelion.engine.scale import reference_scale
+from parhelion.engine.schedule import SEARCH_CYCLES, Progress, ScheduleSettings, first_plan
+from parhelion.engine.solvent import Solvent
+from parhelion.engine.state import RefineState
+from parhelion.errors import InputError, MetadataError
+from parhelion.fourier.filters import lowpass
+from parhelion.geometry.symmetry import symmetry_group
+from parhelion.model.particles import ParticleSet
+from parhelion.model.volume import Volume
+
+LEAST_SHIFT_ANGSTROM = 20.0
+SCALE_SAMPLE, NOISE_SAMPLE = 200, 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefineSettings:
+    """What a user decides. None means: found from the reference and the particles.
+
+    ``local`` starts from the particles' poses and never searches; ``shift_angstrom`` is the radius of the
+    first shift search; ``top`` poses of the search are refined per particle.
+    """
+
+    symmetry: str = "C1"
+    diameter_angstrom: float | None = None
+    initial_resolution_angstrom: float | None = None
+    resolution_limit_angstrom: float | None = None
+    shift_angstrom: float | None = None
+    automatic_mask: bool = True
+    local: bool = False
+    most_rounds: int = 25
+    top: int = 12
+    seed: int = 1
+
+
+def memory_plan(
+    count: int, box: int, pixel_size_angstrom: float, settings: RefineSettings, available_bytes: int | None
+) -> MemoryPlan:
+    """How much memory the refinement of ``count`` particles takes; an unknown diameter is 0.6 of the box."""
+    extent = box * pixel_size_angstrom
+    shell = prepare.highest_shell(box, pixel_size_angstrom, settings.resolution_limit_angstrom)
+    diameter = settings.diameter_angstrom or 0.6 * extent
+    search = min(SEARCH_CYCLES * extent / diameter, shell)
+    operators = len(symmetry_group(settings.symmetry).operators)
+    return plan_memory(
+        particles=count,
+        box=box,
+        max_shell=shell,
+        search_points=0 if settings.local else FourierPoints(box, shell).count(search),
+        operators=operators,
+        top=settings.top,
+        available_bytes=available_bytes,
+    )
+
+
+def completed_settings(settings: RefineSettings, reference: Volume, observer: Observer) -> RefineSettings:
+    """The settings with everything filled in that the reference tells."""
+    box, pixel = reference.box, reference.pixel_size_angstrom
+    diameter = settings.diameter_angstrom or prepare.diameter_of(reference, observer)
+    prepare.check_diameter(diameter, box, pixel)
+    limit = settings.resolution_limit_angstrom
+    start = settings.initial_resolution_angstrom or prepare.start_resolution(diameter, pixel)
+    shift = settings.shift_angstrom
+    if shift is None:
+        shift = min(max(LEAST_SHIFT_ANGSTROM, 0.1 * diameter), 0.25 * box * pixel)
+    return replace(
+        settings,
+        diameter_angstrom=diameter,
+        initial_resolution_angstrom=max(start, limit or 0.0),
+        shift_angstrom=shift,
+    )
+
+
+def make_problem(
+    particles: ParticleSet,
+    source: ParticleSource,
+    settings: RefineSettings,
+    mask: Volume | None,
+    executor: Executor,
+    observer: Observer,
+    cancel: Cancel,
+    device: torch.device,
+    available_bytes: int | None,
+) -> Problem:
+    """What does not change from round to round, from completed settings and a mask on the particles' grid."""
+    box, pixel = source.box, particles.optics[0].pixel_size_angstrom
+    diameter = float(settings.diameter_angstrom or 0)
+    shell = prepare.highest_shell(box, pixel, settings.resolution_limit_angstrom)
+    memory = memory_plan(len(particles), box, pixel, settings, available_bytes)
+    loader = ParticleLoader(
+        particles=particles,
+        source=source,
+        points=FourierPoints(box, shell),
+        diameter_angstrom=prepare.mask_diameter(diameter, box, pixel, EDGE_PIXELS),
+        cache_bytes=memory.cache_bytes,
+        device=device,
+    )
+    schedule = ScheduleSettings(
+        extent_angstrom=box * pixel,
+        diameter_angstrom=diameter,
+        initial_resolution_angstrom=float(settings.initial_resolution_angstrom or 0),
+        max_shell=shell,
+        shift_angstrom=float(settings.shift_angstrom or 0),
+        most_rounds=settings.most_rounds,
+        search=not settings.local,
+    )
+    solvent = Solvent.within(
+        box,
+        pixel,
+        diameter,
+        automatic=settings.automatic_mask,
+        given=None if mask is None else np.clip(mask.data, 0, 1).astype(np.float32),
+    )
+    return Problem(
+        loader=loader,
+        schedule=schedule,
+        symmetry=symmetry_group(settings.symmetry),
+        solvent=solvent,
+        executor=executor,
+        observer=observer,
+        cancel=cancel,
+        seed=settings.seed,
+        top=settings.top,
+        chunk=memory.chunk,
+    )
+
+
+def fingerprint_of(
+    particles: ParticleSet, reference: Volume, mask: Volume | None, settings: RefineSettings, problem: Problem
+) -> str:
+    """Everything that the result depends on: checkpoints of other inputs must not be gone on with."""
+    views = particles.views
+    columns = {
+        f"views.{name}": getattr(views, name) for name in views.__dataclass_fields__ if name != "image_path"
+    }
+    sizes = [(p.name, p.stat().st_size if p.is_file() else -1) for p in views.image_path]
+    return checkpoint.fingerprint(
+        {
+            **columns,
+            "images": sizes,
+            "optics": particles.optics,
+            "rotation": particles.rotation if settings.local else None,
+            "shift": particles.shift_xyz_angstrom if settings.local else None,
+            "half": particles.half,
+            "reference": reference.data,
+            "reference_pixel": reference.pixel_size_angstrom,
+            "mask": None if mask is None else mask.data,
+            "settings": sorted(asdict(settings).items()),
+            "chunk": problem.chunk,
+        }
+    )
+
+
+def start_state(problem: Problem, settings: RefineSettings, reference: Volume) -> RefineState:
+    """The state before the first round: noise from the background, the reference filtered and scaled."""
+    loader, observer = problem.loader, problem.observer
+    rng = np.random.default_rng((settings.seed, 0))
+    observer.progress("noise and scale", 0, 2)
+    _check_sample(loader, rng)
+    noise = background_noise(loader, NOISE_SAMPLE, rng)
+    observer.progress("noise and scale", 1, 2)
+    filtered = lowpass(reference, problem.schedule.initial_resolution_angstrom)
+    volume = torch.from_numpy(filtered.data.astype(np.float32) * problem.solvent.sphere)
+    extent = loader.extent_angstrom
+    scale = reference_scale(
+        loader,
+        volume,
+        noise,
+        problem.symmetry,
+        min(extent / problem.schedule.initial_resolution_angstrom, loader.points.max_shell),
+        problem.schedule.shift_angstrom / extent,
+        SCALE_SAMPLE,
+        rng,
+    )
+    observer.progress("noise and scale", 2, 2)
+    if not scale > 0:
+        raise InputError(
+            "the particles and the reference have nothing in common at "
+            f"{problem.schedule.initial_resolution_angstrom:.0f} Å; check the contrast (protein must be "
+            "white in the reference, --contrast says how it is in the images), diameter and pixel sizes"
+        )
+    volume = volume * scale
+    return RefineState(
+        maps=(volume, volume.clone()),
+        kept=_given_poses(loader.particles, extent) if settings.local else _no_poses(),
+        noise=noise,
+        half=_halves(problem, rng),
+        plan=first_plan(problem.schedule),
+        progress=Progress(),
+        fsc=np.zeros(0),
+    )
+
+
+def _check_sample(loader: ParticleLoader, rng: np.random.Generator) -> None:
+    rows = np.sort(rng.permutation(len(loader.particles))[:SCALE_SAMPLE])
+    if not bool(loader.batch(rows, 1).valid.any()):
+        raise InputError(
+            f"none of {len(rows)} images looked at can be used (not finite, or constant): "
+            f"{prepare.name_images(loader.particles, rows)}"
+        )
+
+
+def _halves(problem: Problem, rng: np.random.Generator) -> np.ndarray:
+    particles = problem.loader.particles
+    half = split_halves(len(particles), rng, particles.half)
+    if particles.half is not None and not np.array_equal(half, particles.half):
+        problem.observer.notice("the input assigns some particles to no half set: all were split anew")
+    return half
+
+
+def _no_poses() -> Candidates:
+    empty = torch.zeros(0, dtype=torch.float64)
+    return Candidates(
+        particle=torch.zeros(0, dtype=torch.long),
+        rotation=empty.reshape(0, 3, 3),
+        shift=empty.reshape(0, 3),
+        weight=empty,
+    )
+
+
+def _given_poses(particles: ParticleSet, extent: float) -> Candidates:
+    if particles.rotation is None or particles.shift_xyz_angstrom is None:
+        raise MetadataError(
+            "a local refinement starts from the particles' poses and the input has none (rlnAngleRot, "
+            "rlnAngleTilt, rlnAnglePsi); refine without --local"
+        )
+    count = len(particles)
+    return Candidates(
+        particle=torch.arange(count),
+        rotation=torch.from_numpy(np.ascontiguousarray(particles.rotation, dtype=np.float64)),
+        shift=torch.from_numpy(particles.shift_xyz_angstrom.astype(np.float64) / extent),
+        weight=torch.ones(count, dtype=torch.float64),
+    )
