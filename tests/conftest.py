@@ -12,8 +12,11 @@ from pathlib import Path
 
 import matplotlib
 import pytest
+import torch
 
 matplotlib.use("Agg")
+# Tests run beside each other: waiting threads of torch would take the cores from the others.
+torch.set_num_threads(1)
 
 VARIABLE = "PARHELION_TEST_DATA"
 

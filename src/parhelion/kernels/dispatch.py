@@ -1,6 +1,7 @@
 """One signature per kernel: CPU tensors go to Numba, others to the portable torch version."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -49,7 +50,7 @@ def insert(
                 values.numpy(), weights.numpy(), *share,
             )  # fmt: skip
 
-    for _ in executor.map(add, zip(edges[:-1], edges[1:])):
+    for _ in executor.map(add, pairwise(edges)):
         pass
 
 
@@ -61,7 +62,7 @@ def _equal_shares(planes: int, workers: int) -> list[int]:
     """
     q = np.linspace(0, 1, workers + 1)
     centred = np.where(q < 0.5, np.sqrt(2 * q) - 1, 1 - np.sqrt(2 * (1 - q)))
-    return [int(round((c + 1) / 2 * planes)) for c in centred]
+    return [round(float((c + 1) / 2 * planes)) for c in centred]
 
 
 def best_shift(cross: Tensor, base: Tensor, norm: Tensor) -> tuple[Tensor, Tensor]:
@@ -141,6 +142,6 @@ def average_over_operators(
             num.numpy(), den.numpy(),
         )  # fmt: skip
 
-    for _ in executor.map(average, zip(edges[:-1], edges[1:])):
+    for _ in executor.map(average, pairwise(edges)):
         pass
     return num, den

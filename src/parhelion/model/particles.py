@@ -7,6 +7,7 @@ images, CTF and dose belong to views.
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -101,7 +102,7 @@ class ParticleSet:
         def rows(values: np.ndarray | None, at: np.ndarray) -> np.ndarray | None:
             return None if values is None else values[at]
 
-        changed = {
+        changed: dict[str, Any] = {
             name: rows(getattr(self.views, name), order)
             for name in self.views.__dataclass_fields__
             if name not in ("image_path", "particle")
