@@ -1,0 +1,241 @@
+"""Go the whole way from particles to a sharpened map.
+
+A first map is found from the particles alone (abinitio), refined in two half sets that never see each other
+(refine), and sharpened by what the half maps agree on (postprocess). Each step works in a folder of its own
+and can be looked at; one report shows them all. With a reference the first step is left out.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from pydantic import model_validator
+
+from parhelion.jobs._inputs import MapFile, ParticlesFile, Symmetry
+from parhelion.jobs._particles import Contrast, contrast_option, particle_pixel_size_option
+from parhelion.registry import Estimate, JobParams, Output, Result, declare, option
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from parhelion.run.context import Context
+
+MAPS = "Maps"
+
+
+class Params(JobParams):
+    """What the job takes."""
+
+    input: ParticlesFile = option(help="table of particles with their CTF", short="i")
+    symmetry: Symmetry = option("C1", help="point group: C1, C2 …, D2 …, T, O, I1 to I4")
+    diameter: float | None = option(
+        None,
+        help="the largest dimension of the particle",
+        unit="Å",
+        gt=0,
+        le=5000,
+        short="d",
+        default_text="from the reference; needed without one",
+    )
+    contrast: Contrast = contrast_option()
+    pixel_size: float | None = particle_pixel_size_option()
+    reference: MapFile | None = option(
+        None,
+        help="starting map, protein white; leaves out the search from nothing",
+        short="r",
+        default_text="none, it is found from the particles",
+        group=MAPS,
+    )
+    starts: int | None = option(
+        None,
+        help="independent starts of the first map, of which the best is taken",
+        unit="starts",
+        ge=1,
+        le=50,
+        default_text="3",
+        group=MAPS,
+    )
+    rounds: int | None = option(
+        None,
+        help="rounds of each start of the first map",
+        unit="rounds",
+        ge=2,
+        le=500,
+        default_text="30",
+        group=MAPS,
+    )
+    max_rounds: int = option(
+        25, help="stop the refinement after this many rounds", unit="rounds", ge=1, le=200, group=MAPS
+    )
+    bfactor: float | None = option(
+        None,
+        help="B-factor to sharpen with; negative sharpens, 0 leaves the amplitudes",
+        unit="Å²",
+        ge=-2000,
+        le=2000,
+        default_text="estimated",
+        group=MAPS,
+    )
+
+    @model_validator(mode="after")
+    def _fit(self) -> "Params":
+        if self.reference is None and self.diameter is None:
+            raise ValueError("--diameter is needed: the largest dimension of the particle in Å")
+        if self.reference is not None and (self.starts is not None or self.rounds is not None):
+            raise ValueError("--starts and --rounds are for finding a first map, --reference gives one")
+        return self
+
+
+OUTPUTS = (
+    Output(name="map", file="map.mrc", help="the sharpened and filtered map"),
+    Output(name="masked_map", file="map_masked.mrc", help="the same inside the mask"),
+    Output(name="initial_map", file="initial_map.mrc", help="the first map, symmetry imposed", optional=True),
+    Output(name="half1", file="half1.mrc", help="map of the first half set, unfiltered"),
+    Output(name="half2", file="half2.mrc", help="map of the second half set, unfiltered"),
+    Output(name="mask", file="mask.mrc", help="the mask inside which the resolution is stated"),
+    Output(name="fsc", file="fsc.star", help="half-map correlation per shell, with RELION's labels"),
+    Output(name="particles", file="particles.star", help="poses, shifts, half sets and scores"),
+)
+
+
+def estimate(params: Params) -> Estimate:
+    """The largest of the steps' memory, the sum of their disk space and time."""
+    from parhelion.jobs import load
+    from parhelion.registry import validate
+
+    planned = []
+    if params.reference is None:
+        job = load("abinitio")
+        planned.append(job.estimate(validate(job.params, _first_map(params, "auto"))))
+    job = load("refine")
+    # Memory depends on the particles' box: any map stands for the reference that is still to be found.
+    values = _refinement(params, "auto", params.reference or params.input)
+    planned.append(job.estimate(job.params.model_construct(**_completed(job.params, values))))
+    seconds = [one.seconds for one in planned]
+    return Estimate(
+        memory_bytes=max(one.memory_bytes for one in planned),
+        per_thread_bytes=max(one.per_thread_bytes for one in planned),
+        seconds=None,
+        disk_bytes=sum(one.disk_bytes for one in planned),
+        notes=(f"the first map takes about {seconds[0]:.0f} s",) if len(seconds) > 1 and seconds[0] else (),
+    )
+
+
+def _completed(model: type[JobParams], values: dict[str, Any]) -> dict[str, Any]:
+    """Values with the defaults of everything else."""
+    return {name: values.get(name, info.default) for name, info in model.model_fields.items()}
+
+
+def run(context: "Context", params: Params) -> Result:
+    """One step after the other; the results of the last go to the top."""
+    from parhelion.jobs import load
+    from parhelion.jobs._steps import number, place
+    from parhelion.run.steps import run_step
+
+    decided = context.report.section("What was decided")
+    contrast, count = _look(context, params)
+    first, reference = None, params.reference
+    if reference is None:
+        first = run_step(context, load("abinitio"), "Initial map", _first_map(params, contrast))
+        reference = _path(first, "map")
+    refined = run_step(context, load("refine"), "Refinement", _refinement(params, contrast, reference))
+    halves = [_path(refined, name) for name in ("half1", "half2")]
+    sharpening = {"input": halves} | _given(bfactor=params.bfactor)
+    final = run_step(context, load("postprocess"), "Post-processing", sharpening)
+    decided.table(_decisions(params, contrast, count, first, refined, final), heads=("what", "value", "how"))
+    outputs: dict[str, Path | list[Path]] = {}
+    for name in ("map", "masked_map", "mask", "fsc"):
+        outputs[name] = place(context, name, final)
+    for name in ("half1", "half2", "particles"):
+        outputs[name] = place(context, name, refined)
+    if first is not None:
+        outputs["initial_map"] = place(context, "initial_map", first, "map")
+    return Result(
+        figures={
+            "resolution_angstrom": number(final, "resolution_angstrom"),
+            "unmasked_resolution_angstrom": number(final, "unmasked_resolution_angstrom"),
+            "bfactor_angstrom2": number(final, "bfactor_angstrom2"),
+            "used_particles": refined.figures["used_particles"],
+            "diameter_angstrom": number(refined, "diameter_angstrom"),
+            "angular_uncertainty_deg": number(refined, "angular_uncertainty_deg"),
+            "rounds": refined.figures["rounds"],
+            "symmetry": params.symmetry.upper(),
+            **({} if first is None else {"agreement_of_starts": number(first, "agreement")}),
+        },
+        outputs=outputs,
+    )
+
+
+def _look(context: "Context", params: Params) -> tuple[Contrast, int]:
+    """Whether protein is white or black, found once for all steps, and how many particles have images."""
+    from parhelion.jobs._particles import read_with_images
+
+    particles, source = read_with_images(
+        params.input, context, contrast=params.contrast, pixel_size=params.pixel_size
+    )
+    return source.contrast, len(particles)
+
+
+def _first_map(params: Params, contrast: Contrast) -> dict[str, Any]:
+    """Options of abinitio."""
+    return _common(params, contrast) | _given(starts=params.starts, rounds=params.rounds)
+
+
+def _refinement(params: Params, contrast: Contrast, reference: "Path") -> dict[str, Any]:
+    """Options of refine."""
+    return _common(params, contrast) | {"reference": reference, "max_rounds": params.max_rounds}
+
+
+def _common(params: Params, contrast: Contrast) -> dict[str, Any]:
+    values = {"input": params.input, "symmetry": params.symmetry, "contrast": contrast}
+    return values | _given(diameter=params.diameter, pixel_size=params.pixel_size)
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _path(step: Result, name: str) -> "Path":
+    from pathlib import Path
+
+    return Path(str(step.outputs[name]))
+
+
+def _decisions(
+    params: Params, contrast: Contrast, count: int, first: Result | None, refined: Result, final: Result
+) -> list[tuple[object, object, str]]:
+    """What was assumed or found on the way, and from where."""
+    how = "given" if params.contrast != "auto" else "found from the images"
+    rows: list[tuple[object, object, str]] = [
+        ("Particles with images", count, "of the input table"),
+        ("Particles used", refined.figures["used_particles"], "those whose images are finite"),
+        ("Protein in the images", contrast, how),
+        (
+            "Diameter (Å)",
+            refined.figures["diameter_angstrom"],
+            "given" if params.diameter else "from the reference",
+        ),
+        ("Symmetry", params.symmetry.upper(), "given"),
+    ]
+    if first is not None:
+        best = "the best evidence on particles it had not seen"
+        rows += [
+            ("Chosen start", first.figures["chosen_start"], best),
+            ("Agreement with the most similar start", first.figures["agreement"], "mean FSC, 1 is the same"),
+        ]
+        if first.figures["symmetry_correlation"] is not None:
+            rows.append(
+                (
+                    "Correlation with its symmetric average",
+                    first.figures["symmetry_correlation"],
+                    "of the map found without symmetry",
+                )
+            )
+    rows += [
+        ("Rounds of refinement", refined.figures["rounds"], "until nothing improved"),
+        ("Resolution (Å)", final.figures["resolution_angstrom"], "half maps, FSC 0.143 inside the mask"),
+        ("Mask (Å³)", final.figures["mask_volume_angstrom3"], "made automatically from the half maps"),
+        ("B-factor (Å²)", final.figures["bfactor_angstrom2"], "given" if params.bfactor else "estimated"),
+    ]
+    return rows
+
+
+JOB = declare(__name__, __doc__, params=Params, run=run, estimate=estimate, outputs=OUTPUTS, resumable=True)
