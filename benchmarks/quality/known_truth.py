@@ -3,11 +3,12 @@
     python benchmarks/quality/known_truth.py [--data FOLDER] [--only NAME] [--count 1000] [--slice 250]
                                              [--relion NAME,NAME] [--record FOLDER]
 
-Stacks are simulated from the atomic models in FOLDER/models: by parhelion, and one by RELION's relion_project
-(with its CTF; white noise added here). Every refinement starts from the true map filtered to 40 Å. Printed are
-the median angular error (modulo symmetry) and shift error after the best global alignment, and where the FSC
-with the true map falls to 0.5, both maps inside one soft mask of the true molecule. ``--relion`` names the
-stacks that RELION refines beside us, on the first ``--slice`` images; ``--record`` keeps its poses and command.
+Stacks are simulated from the atomic models in FOLDER/models: by parhelion, and one by RELION's
+relion_project (with its CTF; white noise added here). Every refinement starts from the true map filtered to
+40 Å. Printed are the median angular error (modulo symmetry) and shift error after the best global alignment,
+and where the FSC with the true map falls to 0.5, both maps inside one soft mask of the true molecule.
+``--relion`` names the stacks that RELION refines beside us, on the first ``--slice`` images; ``--record``
+keeps its poses and command.
 """
 
 import sys
@@ -20,7 +21,6 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import common
-
 from parhelion import api
 from parhelion.fourier.filters import lowpass
 from parhelion.fourier.shells import fsc, resolution_at
