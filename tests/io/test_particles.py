@@ -123,6 +123,24 @@ def test_new_images_get_new_names(table: Path, tmp_path: Path, stack: StackMaker
     assert read_particles(tmp_path / "sub/out.star").views.image_path == (tmp_path / "new/c.mrcs",)
 
 
+def test_a_relative_path_is_written_relative_to_the_table(
+    table: Path, tmp_path: Path, stack: StackMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``--output made`` gives a folder that can be moved: names in it do not start with ``made/``."""
+    stack("made/c.mrcs", count=3)
+    monkeypatch.chdir(tmp_path)
+    particles = read_particles(table)
+    views = replace(
+        particles.views,
+        image_path=(Path("made/c.mrcs"),),
+        path_id=np.zeros(3, int),
+        image_index=np.arange(3),
+    )
+    write_particles("made/out.star", replace(particles, views=views))
+    names = read_star(tmp_path / "made/out.star")["particles"]["rlnImageName"].tolist()
+    assert names == ["000001@c.mrcs", "000002@c.mrcs", "000003@c.mrcs"]
+
+
 def test_relion_30_and_back(table: Path, tmp_path: Path) -> None:
     particles = read_particles(table)
     write_relion(tmp_path / "old.star", particles, version="3.0")

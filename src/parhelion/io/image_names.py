@@ -95,7 +95,8 @@ def names_for(
             if len(bases) <= 1:
                 return np.asarray(given, dtype=object), Path(bases.pop()) if bases else None
     folder = table.absolute().parent
-    texts = [str(p.relative_to(folder)) if p.is_relative_to(folder) else str(p) for p in images]
+    whole = [p.absolute() for p in images]
+    texts = [str(p.relative_to(folder)) if p.is_relative_to(folder) else str(p) for p in whole]
     names = [f"{number + 1:06d}@{texts[file]}" for file, number in zip(path_id.tolist(), index.tolist())]
     return np.array(names, dtype=object), None
 

@@ -159,7 +159,8 @@ def _problem(fields: np.void, size: int) -> str | None:
     if needed > size:
         return (
             f"the header promises {columns} x {rows} x {sections} values of mode {mode} behind {extended} "
-            f"bytes of extended header, {needed:,} bytes, but the file has {size:,}: truncated or damaged"
+            f"bytes of extended header, {needed:,} bytes, but the file has {size:,}: truncated or damaged; "
+            "copy or make it again"
         )
     return None
 

@@ -65,7 +65,7 @@ def check_images(particles: ParticleSet) -> tuple[ParticleSet, list[str]]:
                 f"{len(past)} particles dropped ({_rows(past)})"
             )
     if not present.any():
-        raise MetadataError("no particle has an image: " + "; ".join(notes[:3]))
+        raise no_images(notes)
     box = _one_box(boxes)
     kept = particles
     if not present.all():
@@ -82,6 +82,14 @@ def check_images(particles: ParticleSet) -> tuple[ParticleSet, list[str]]:
         if g.box not in (None, box)
     ]
     return replace(kept, optics=tuple(replace(g, box=box) for g in kept.optics)), notes
+
+
+def no_images(problems: list[str]) -> MetadataError:
+    """The error for a table none of whose images can be read, for these reasons."""
+    return MetadataError(
+        f"no particle has an image: {'; '.join(problems[:3])}. Paths in a table are relative to its folder "
+        "or to one above it; move the table or the images so that they meet"
+    )
 
 
 def _one_box(boxes: dict[tuple[int, int], Path]) -> int:

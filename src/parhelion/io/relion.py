@@ -58,7 +58,7 @@ def particle_set(
     Readers of other formats translate their columns to these labels and share the checks.
     """
     if rows.rows == 0:
-        raise MetadataError(f"{path} holds no particles")
+        raise MetadataError(f"{path} holds no particles: its table has no rows; check the step that wrote it")
     require(path, rows, ("rlnImageName",))
     for label in TILT_SERIES:
         if label in rows:
@@ -164,7 +164,11 @@ def _spread(optics: Table, group: np.ndarray) -> dict[str, np.ndarray]:
 
 def _ctf(path: Path, rows: Table, notes: list[str]) -> dict[str, np.ndarray]:
     """The columns of ``Views`` that describe each image's CTF."""
-    require(path, rows, ("rlnDefocusU",))
+    if "rlnDefocusU" not in rows:
+        raise MetadataError(
+            f"{path} lacks rlnDefocusU; found: {', '.join(rows)}. The CTF of each particle is needed: "
+            "estimate it, or join this table with one that has it"
+        )
     u = numbers(path, rows, "rlnDefocusU")
     if "rlnDefocusV" in rows:
         require(path, rows, DEFOCUS)

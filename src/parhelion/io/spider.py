@@ -74,7 +74,8 @@ def _checked(path: Path) -> SpiderHeader:
     if needed > size:
         what = f"{header.images} x {z} x {y} x {x}" if header.images else f"{z} x {y} x {x}"
         raise FormatError(
-            f"{path} promises {what} values, {needed:,} bytes, but has {size:,}: truncated or damaged"
+            f"{path} promises {what} values, {needed:,} bytes, but has {size:,}: truncated or damaged; "
+            "copy or make it again"
         )
     return header
 

@@ -65,10 +65,26 @@ def check_map(path: Path) -> None:
     """Raise FormatError where the file is no three-dimensional map."""
     from parhelion.io import mrc
 
-    header = mrc.read_header(path)
+    try:
+        header = mrc.read_header(path)
+    except FormatError:
+        if _is_table(path):
+            raise FormatError(
+                f"{path} is a table of particles, a three-dimensional map is expected"
+            ) from None
+        raise
     if header.is_stack or min(header.shape) < 2:
         z, y, x = header.shape
         raise FormatError(f"{path} holds {z} images of {x} x {y} pixels, a three-dimensional map is expected")
+
+
+def _is_table(path: Path) -> bool:
+    from parhelion.io.formats import format_of
+
+    try:
+        return format_of(path, kind="particles").sniff(path.read_bytes()[:4096])
+    except (InputError, OSError):
+        return False
 
 
 def known_symmetry(name: str) -> str:
@@ -87,7 +103,8 @@ def check_particles(path: Path) -> None:
     """Raise InputError where the file is no table of particles."""
     from parhelion.io.particles import read_particles
 
-    read_particles(path)
+    # whether the pixel size is known is for the job to say: the user may give it
+    read_particles(path, pixel_size_angstrom=1.0)
 
 
 def check_model(path: Path) -> None:

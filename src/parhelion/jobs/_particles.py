@@ -98,11 +98,22 @@ def _contrast(particles: "ParticleSet", wanted: Contrast, observer: "Observer") 
 
 
 def box_of(particles: "ParticleSet") -> int:
-    """The edge of the images in pixels, from the header of the first stack."""
-    from parhelion.io.formats import open_images
+    """The edge of the images in pixels, from the header of the first stack that can be opened.
 
-    views = particles.views
-    return int(open_images(views.image_path[int(views.path_id[0])]).shape[1])
+    Raises MetadataError where there is none.
+    """
+    import numpy as np
+
+    from parhelion.io.formats import open_images
+    from parhelion.io.particles import no_images
+
+    problems = []
+    for number in np.unique(particles.views.path_id).tolist():
+        try:
+            return int(open_images(particles.views.image_path[number]).shape[1])
+        except InputError as error:
+            problems.append(str(error))
+    raise no_images(problems)
 
 
 def size_of(path: Path, pixel_size: float | None) -> tuple[int, int, float]:
