@@ -16,7 +16,7 @@ MOST_NOTES = 20
 def read_particles(
     path: Path | str, *, pixel_size_angstrom: float | None = None, notes: list[str] | None = None
 ) -> ParticleSet:
-    """Particles of a table of RELION, cryoSPARC, cisTEM or FREALIGN.
+    """Particles of a table of RELION, cryoSPARC or cisTEM.
 
     ``pixel_size_angstrom`` overrules the file; ``notes`` collects what was assumed, unusual or left out.
     Raises MetadataError where columns are missing or impossible, FormatError where the file is none of

@@ -1,6 +1,6 @@
 """Convert images, maps or particle tables from one format to another.
 
-Reads MRC, TIFF, SPIDER, and the particle tables of RELION, cryoSPARC, cisTEM and FREALIGN; the format of the
+Reads MRC, TIFF, SPIDER, and the particle tables of RELION, cryoSPARC and cisTEM; the format of the
 input is found from its content. Values stay as they are; lengths, angles and conventions are translated.
 """
 
