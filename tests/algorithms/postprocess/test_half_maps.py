@@ -155,3 +155,19 @@ def test_a_map_that_needs_no_sharpening_is_left_alone():
     found = postprocess(*halves(volume(rising), 1e-3), spherical(60.0), weight_by_fsc=False)
     assert found.bfactor_angstrom2 == 0
     assert any("would blur" in note for note in found.notes)
+
+
+def test_a_bfactor_steeper_than_maps_need_is_bounded_and_said():
+    from parhelion.algorithms.postprocess.half_maps import STEEPEST_BFACTOR, _choose_bfactor
+    from parhelion.algorithms.postprocess.sharpen import GuinierFit
+
+    fit = GuinierFit(
+        **{
+            name: -927.0 if name == "bfactor_angstrom2" else np.zeros(1)
+            for name in GuinierFit.__dataclass_fields__
+        }
+    )
+    notes: list[str] = []
+    assert _choose_bfactor(None, fit, 10.0, 7.0, notes) == -STEEPEST_BFACTOR * 49
+    assert "-927" in notes[0] and "-490" in notes[0]
+    assert _choose_bfactor(-927.0, fit, 10.0, 7.0, notes) == -927.0

@@ -25,6 +25,9 @@ from parhelion.model.volume import Volume
 
 FIT_FROM_ANGSTROM = 10.0
 FILTER_EDGE_SHELLS = 2.0
+# |B| in units of the resolution squared: amplitudes at the limit rise by e^2.5 at most. Published maps use
+# about 100 Å² at 3 Å and 400 Å² at 7 Å.
+STEEPEST_BFACTOR = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +143,14 @@ def _choose_bfactor(
             "it was not applied"
         )
         return 0.0
+    steepest = -STEEPEST_BFACTOR * fit_to**2
+    if fit.bfactor_angstrom2 < steepest:
+        notes.append(
+            f"the Guinier fit from {fit_from:.1f} to {fit_to:.1f} Å gives a B-factor of "
+            f"{fit.bfactor_angstrom2:.0f} Å², steeper than maps of this resolution ever need, since so short a "
+            f"range follows the molecule's own spectrum; {steepest:.0f} Å² is applied (--bfactor overrules)"
+        )
+        return steepest
     return fit.bfactor_angstrom2
 
 
