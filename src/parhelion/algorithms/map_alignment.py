@@ -137,7 +137,8 @@ def _finish(
         comparison = MapComparison(target, moving, shells)
         poses = _distinct(comparison, [comparison.refined(pose) for pose in poses])
         # Rivals far behind at this resolution do not catch up at the next.
-        poses = [pose for pose in poses if pose.score > 0.8 * poses[0].score]
+        least = poses[0].score - 0.2 * abs(poses[0].score)
+        poses = [pose for pose in poses if pose.score >= least]
         if shells >= last or _last_shell_fsc(comparison, poses[0]) < AGREEING_FSC:
             return poses[0], shells
         shells = min(last, max(shells + 2, int(1.3 * shells)))

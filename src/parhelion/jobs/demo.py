@@ -32,7 +32,7 @@ class Params(JobParams):
         gt=0,
     )
     starts: int = option(2, help="independent starts of the first map", unit="starts", ge=1, le=50)
-    rounds: int = option(30, help="rounds of each start", unit="rounds", ge=2, le=500)
+    rounds: int = option(15, help="rounds of each start", unit="rounds", ge=2, le=500)
     max_rounds: int = option(
         25, help="stop the refinement after this many rounds", unit="rounds", ge=1, le=200
     )

@@ -1,0 +1,102 @@
+"""spa: all steps with one command, their results at the top, resuming, and real particles."""
+
+import pytest
+
+from parhelion.algorithms.map_alignment import align_maps
+from parhelion.algorithms.simulate.density import density_from_model
+from parhelion.errors import InputError, ParameterError
+from parhelion.geometry.symmetry import symmetry_group
+from parhelion.io.mrc import read_volume
+from parhelion.io.particles import read_particles
+from parhelion.jobs import postprocess, spa
+
+QUICK = {"diameter": 90, "max_rounds": 1}
+FIRST = {"starts": 1, "rounds": 2}
+
+
+@pytest.fixture
+def simulated(run, molecule):
+    return run("simulate_particles", model=molecule, count=60, snr=1.0, shift=3).outputs
+
+
+def test_every_step_is_run_and_its_results_are_at_the_top(run, simulated) -> None:
+    found = run("spa", input=simulated["particles"], **QUICK, **FIRST)
+    folder = found.folder
+    assert {path.name for path in folder.glob("0*")} == {"01_abinitio", "02_refine", "03_postprocess"}
+    assert set(found.outputs) == {output.name for output in spa.OUTPUTS}
+    assert (folder / "map.mrc").samefile(folder / "03_postprocess" / "map.mrc")
+    assert (folder / "half1.mrc").samefile(folder / "02_refine" / "half1.mrc")
+    assert found.figures["resolution_angstrom"] > 7.9
+    table = read_particles(folder / "particles.star")
+    assert table.views.image_path[0] == simulated["images"].resolve()
+    assert table.rotation is not None
+    report = (folder / "report.html").read_text(encoding="utf-8")
+    for shown in ("What was decided", "Initial map", "Refinement", "Post-processing", "Chosen start"):
+        assert shown in report
+    assert any("single start" in note for note in found.notices)
+
+
+def test_a_reference_leaves_out_the_first_step(run, simulated) -> None:
+    given = {"input": simulated["particles"], "reference": simulated["reference"]}
+    found = run("spa", **given, **QUICK, bfactor=0, contrast="white")
+    assert {path.name for path in found.folder.glob("0*")} == {"01_refine", "02_postprocess"}
+    assert "initial_map" not in found.outputs
+    assert found.figures["bfactor_angstrom2"] == 0
+    aligned = align_maps(read_volume(found.outputs["map"]), read_volume(simulated["reference"]))
+    assert aligned.fsc_half_angstrom < 20
+
+
+def test_finished_steps_are_not_done_again(run, simulated, tmp_path, monkeypatch) -> None:
+    given = {"input": simulated["particles"], "reference": simulated["reference"], **QUICK}
+
+    def failing(*_, **__):
+        raise InputError("pulled the plug")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(postprocess, "figures_of", failing)
+        with pytest.raises(InputError, match="pulled the plug"):
+            run("spa", **given, output=tmp_path / "cut")
+    refined = (tmp_path / "cut" / "01_refine" / "map.mrc").stat()
+    resumed = run("spa", **given, output=tmp_path / "cut", resume=True)
+    after = (tmp_path / "cut" / "01_refine" / "map.mrc").stat()
+    assert (refined.st_ino, refined.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+    assert "Refinement" in (resumed.folder / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, "--diameter is needed"),
+        ({"diameter": 90, "symmetry": "X3"}, "X3"),
+        ({"reference": "reference", "starts": 2}, "--reference gives one"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(run, simulated, options, said) -> None:
+    given = {k: simulated[v] if k == "reference" else v for k, v in options.items()}
+    with pytest.raises(ParameterError, match=said):
+        run("spa", input=simulated["particles"], **given)
+
+
+def test_a_dry_run_estimates_and_writes_nothing(run, simulated, tmp_path) -> None:
+    found = run("spa", input=simulated["particles"], **QUICK, dry_run=True, output=tmp_path / "dry")
+    assert found.estimate.memory_bytes > 3e8
+    assert not (tmp_path / "dry").exists()
+
+
+@pytest.mark.long
+def test_galactosidase_from_nothing(run, test_data) -> None:
+    """Real particles with the picker's junk; the atomic model has never been near them."""
+    found = run(
+        "spa",
+        input=test_data / "bgal_particles" / "particles.star",
+        symmetry="D2",
+        diameter=180,
+        starts=2,
+        threads=2,
+    )
+    solved = read_volume(found.outputs["masked_map"])
+    group = symmetry_group("D2")
+    model = test_data / "models" / "beta_galactosidase_5a1a_D2.cif"
+    truth = density_from_model(model, solved.box, solved.pixel_size_angstrom, symmetry=group)
+    assert align_maps(solved, truth, symmetry=group).fsc_half_angstrom < 9
+    assert found.figures["resolution_angstrom"] < 9
