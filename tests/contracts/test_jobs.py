@@ -19,6 +19,7 @@ ALSO_NEEDED = {
     "project-map": ["--step", "30"],
     "resample": ["--box", "24"],
     "simulate particles": ["--pixel-size", "3"],
+    "spa": ["--diameter", "90"],
 }
 """What some jobs ask for beside their required options before they look at their input."""
 
