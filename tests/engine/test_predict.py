@@ -61,3 +61,15 @@ def test_crop_and_uncrop_keep_low_frequencies(n, h) -> None:
     assert small[h - 2, h + 1, 3] == full[-2, 1, 3]
     again = crop_half(uncrop_half(small, n), h)
     torch.testing.assert_close(again, small)
+
+
+def test_an_odd_box_holds_every_point_of_its_last_shell():
+    """An odd box is padded by more than two; the cropped volume must reach as far as its points do."""
+    from parhelion.engine.predict import fourier_volume, half_size, padded_box
+
+    box, shell = 201, 98
+    padding = padded_box(box) / box
+    assert padding > 2
+    assert half_size(shell, padding) > shell * padding + 1 - 1e-9
+    small = fourier_volume(torch.zeros((21, 21, 21)), 8)
+    assert small.data.shape[-1] - 1 >= 8 * small.padding + 1 - 1e-9

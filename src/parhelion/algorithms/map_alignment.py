@@ -138,7 +138,7 @@ def _finish(
         poses = _distinct(comparison, [comparison.refined(pose) for pose in poses])
         # Rivals far behind at this resolution do not catch up at the next.
         least = poses[0].score - 0.2 * abs(poses[0].score)
-        poses = [pose for pose in poses if pose.score >= least]
+        poses = poses[:1] + [pose for pose in poses[1:] if pose.score >= least]
         if shells >= last or _last_shell_fsc(comparison, poses[0]) < AGREEING_FSC:
             return poses[0], shells
         shells = min(last, max(shells + 2, int(1.3 * shells)))

@@ -62,11 +62,9 @@ def fourier_volume(volume: Tensor, max_shell: int, padding: float = PADDING) -> 
     transform = torch.fft.rfftn(padded)
     del padded
     transform /= box
+    exact = size / box  # an odd box is padded to an odd size, a little more than asked for
     return FourierVolume(
-        data=crop_half(transform, half_size(max_shell, padding)),
-        box=box,
-        max_shell=max_shell,
-        padding=size / box,
+        data=crop_half(transform, half_size(max_shell, exact)), box=box, max_shell=max_shell, padding=exact
     )
 
 
