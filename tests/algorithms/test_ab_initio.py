@@ -1,0 +1,75 @@
+"""A structure from nothing on a small simulated stack, and what bad settings lead to."""
+
+import numpy as np
+import pytest
+
+from parhelion.algorithms.ab_initio import AbInitioSettings, ab_initio, map_box, shell_limits
+from parhelion.algorithms.map_alignment import align_maps
+from parhelion.algorithms.simulate.demo_molecule import demo_molecule
+from parhelion.algorithms.simulate.particles import simulate_particles
+from parhelion.contracts import SerialExecutor, SilentObserver
+from parhelion.errors import ParameterError
+from parhelion.fourier.shells import fsc
+from parhelion.geometry.symmetry import symmetry_group
+
+
+class Never:
+    def check(self) -> None:
+        pass
+
+
+class Images:
+    def __init__(self, simulated) -> None:
+        self.all = np.concatenate(list(simulated.chunks()))
+        self.box = self.all.shape[-1]
+
+    def images(self, views: np.ndarray) -> np.ndarray:
+        return self.all[views]
+
+
+def found_map(symmetry: str, starts: int):
+    truth = demo_molecule(32, 6.0, symmetry=symmetry_group(symmetry), diameter_angstrom=130.0)
+    simulated = simulate_particles(truth, 400, snr=0.3, shift_angstrom=4.0, seed=3)
+    settings = AbInitioSettings(
+        diameter_angstrom=140.0, symmetry=symmetry, starts=starts, rounds=20, final_resolution_angstrom=18.0
+    )
+    result = ab_initio(
+        simulated.particles,
+        Images(simulated),
+        settings,
+        executor=SerialExecutor(),
+        observer=SilentObserver(),
+        cancel=Never(),
+    )
+    return truth, result
+
+
+@pytest.mark.parametrize("symmetry", ["C1", "D2"])
+def test_a_molecule_is_found_from_nothing(symmetry):
+    truth, result = found_map(symmetry, 2)
+    aligned = align_maps(result.volume, truth)
+    limit = int(32 * 6.0 / result.resolution_limit_angstrom)
+    assert np.mean(fsc(aligned.aligned.data, truth.data)[1 : limit + 1]) > 0.8
+    assert result.volume.data.shape == truth.data.shape
+    evidence = [start.evidence for start in result.starts]
+    assert result.chosen == int(np.argmax(evidence))
+    assert (result.symmetry_correlation is None) == (symmetry == "C1")
+
+
+def test_the_same_seed_gives_the_same_map():
+    first, second = (found_map("C1", 1)[1].volume.data for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_limits_that_make_no_sense_are_refused():
+    settings = AbInitioSettings(
+        diameter_angstrom=100.0, initial_resolution_angstrom=10.0, final_resolution_angstrom=30.0
+    )
+    with pytest.raises(ParameterError, match="finer"):
+        shell_limits(settings, 200.0, 30)
+
+
+def test_maps_live_on_a_grid_that_holds_the_last_shell():
+    for shell in (5, 20, 47):
+        assert min(400, 2 * shell) < map_box(shell, 400) <= 400
+    assert map_box(20, 40) == 40

@@ -1,0 +1,95 @@
+"""Posterior and sums over all poses against a plain evaluation in float64."""
+
+import numpy as np
+import pytest
+import torch
+
+from parhelion.engine.batch import ParticleBatch
+from parhelion.engine.points import FourierPoints
+from parhelion.engine.predict import fourier_volume
+from parhelion.engine.search import shift_grid, slice_bank
+from parhelion.engine.soft import merged, soft_step
+from parhelion.geometry.rotations import random_rotations
+from parhelion.kernels import reference
+
+POINTS = FourierPoints(box=16, max_shell=4)
+ORIENTATIONS, PARTICLES = 6, 5
+
+
+@pytest.fixture(scope="module")
+def case():
+    rng = np.random.default_rng(0)
+    z, y, x = np.mgrid[:16, :16, :16] - 8.0
+    density = sum(
+        np.exp(-((z - a) ** 2 + (y - b) ** 2 + (x - c) ** 2) / 3) for a, b, c in rng.uniform(-3, 3, (5, 3))
+    )
+    volume = fourier_volume(torch.from_numpy(density.astype(np.float32)), 4)
+    rotations = random_rotations(ORIENTATIONS, rng)
+    k = len(POINTS)
+    data = (rng.normal(size=(PARTICLES, 1, k)) + 1j * rng.normal(size=(PARTICLES, 1, k))).astype(np.complex64)
+    ctf = rng.uniform(-1, 1, (PARTICLES, 1, k)).astype(np.float32)
+    batch = ParticleBatch(
+        index=torch.arange(PARTICLES),
+        data=torch.from_numpy(data),
+        ctf=torch.from_numpy(ctf),
+        valid=torch.ones((PARTICLES, 1), dtype=torch.bool),
+        tilts=torch.eye(3, dtype=torch.float64)[None],
+        noise_group=torch.zeros((PARTICLES, 1), dtype=torch.int64),
+    )
+    bank = slice_bank(volume, torch.from_numpy(rotations), batch.tilts, POINTS, k, torch.float32)
+    shifts = shift_grid(0.1, 0.1)
+    log_prior = torch.linspace(0, -0.4, len(shifts))
+    return volume, rotations, batch, bank, shifts, log_prior
+
+
+def plain(case, temperature):
+    """Scores, weights and sums, pose by pose."""
+    volume, rotations, batch, _, shifts, log_prior = case
+    kx, ky = POINTS.kx.numpy().astype(float), POINTS.ky.numpy().astype(float)
+    slices = reference.extract(volume.data.numpy(), rotations, kx, ky, volume.padding)
+    data, ctf = batch.data[:, 0].numpy().astype(complex), batch.ctf[:, 0].numpy().astype(float)
+    ramp = np.exp(2j * np.pi * (shifts[:, :1].numpy() * kx + shifts[:, 1:2].numpy() * ky))
+    model = ctf[:, None, None] * ramp[None, :, None] * slices[None, None]
+    score = 2 * (data.conj()[:, None, None] * model).real.sum(-1) - (abs(model) ** 2).sum(-1)
+    score += log_prior.numpy()[None, :, None]
+    flat = score.reshape(len(data), -1)
+    weight = np.exp((flat - flat.max(1, keepdims=True)) / temperature)
+    weight /= weight.sum(1, keepdims=True)
+    information = (weight * np.log(weight)).sum() + len(data) * np.log(flat.shape[1])
+    evidence = np.logaddexp.reduce(flat, axis=1).sum() - len(data) * np.log(flat.shape[1])
+    weight = weight.reshape(score.shape)
+    centred = ctf[:, None] * data[:, None] * ramp.conj()[None]
+    numerator = np.einsum("nto,ntk->ok", weight, centred)
+    denominator = np.einsum("no,nk->ok", weight.sum(1), ctf**2)
+    return numerator, denominator, evidence, information
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_sums_agree_with_a_plain_evaluation(case, temperature):
+    _, _, batch, bank, shifts, log_prior = case
+    found = soft_step(batch, bank, shifts, log_prior, temperature, POINTS)
+    numerator, denominator, evidence, information = plain(case, temperature)
+    np.testing.assert_allclose(found.numerator[:, 0].numpy(), numerator, atol=2e-4)
+    np.testing.assert_allclose(found.denominator[:, 0].numpy(), denominator, atol=2e-4)
+    assert found.log_evidence == pytest.approx(evidence, abs=1e-3)
+    assert found.information == pytest.approx(information, abs=1e-3)
+    assert found.count == PARTICLES
+
+
+def test_sums_add_over_chunks(case):
+    _, _, batch, bank, shifts, log_prior = case
+    whole = soft_step(batch, bank, shifts, log_prior, 1.0, POINTS)
+    parts = merged(
+        soft_step(batch.rows(part), bank, shifts, log_prior, 1.0, POINTS)
+        for part in (slice(0, 2), slice(2, 5))
+    )
+    np.testing.assert_allclose(parts.numerator.numpy(), whole.numerator.numpy(), atol=1e-5)
+    assert parts.log_evidence == pytest.approx(whole.log_evidence, abs=1e-4)
+    assert parts.count == whole.count
+
+
+def test_judging_gives_the_same_evidence_without_sums(case):
+    _, _, batch, bank, shifts, log_prior = case
+    judged = soft_step(batch, bank, shifts, log_prior, 1.0, POINTS, maximise=False)
+    assert judged.log_evidence == pytest.approx(plain(case, 1.0)[2], abs=1e-3)
+    assert not judged.numerator.any()
