@@ -20,7 +20,7 @@ class Never:
 
 class Images:
     def __init__(self, simulated) -> None:
-        self.all = np.concatenate(list(simulated.chunks()))
+        self.all = simulated.images(np.arange(len(simulated.particles)))
         self.box = self.all.shape[-1]
 
     def images(self, views: np.ndarray) -> np.ndarray:

@@ -197,7 +197,8 @@ def shell_limits(settings: AbInitioSettings, extent_angstrom: float, highest: in
     if first < 2 or last < first:
         raise ParameterError(
             f"the resolution limits go from {extent_angstrom / first:.0f} Å to "
-            f"{extent_angstrom / last:.0f} Å; the last must be finer than the first, and the first finer than half of the box"
+            f"{extent_angstrom / last:.0f} Å; the last must be finer than "
+            "the first, and the first finer than half of the box"
         )
     return first, last
 
