@@ -148,7 +148,8 @@ def _choose_bfactor(
         notes.append(
             f"the Guinier fit from {fit_from:.1f} to {fit_to:.1f} Å gives a B-factor of "
             f"{fit.bfactor_angstrom2:.0f} Å², steeper than maps of this resolution ever need, since so "
-            f"short a range follows the molecule's own spectrum; {steepest:.0f} Å² is applied (--bfactor overrules)"
+            f"short a range follows the molecule's own spectrum; {steepest:.0f} Å² is applied "
+            "(--bfactor overrules)"
         )
         return steepest
     return fit.bfactor_angstrom2
