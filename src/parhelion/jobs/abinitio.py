@@ -1,9 +1,10 @@
 """Find a first map from particles alone, from nothing.
 
 Several independent starts from random orientations are annealed from coarse to finer detail, without
-symmetry; each is judged by how well it explains particles that it has never seen. The best is turned to the
-axes of the symmetry, averaged over it, and shown beside the others: a map that several starts agree on can be
-trusted, one that stands alone cannot. The hand is arbitrary, as images do not show it.
+symmetry (for T, O and I every second start has it imposed); each is judged by how well it explains particles
+that it has never seen. The best is turned to the axes of the symmetry, averaged over it, and shown beside the
+others: a map that several starts agree on can be trusted, one that stands alone cannot. The hand is arbitrary,
+as images do not show it.
 """
 
 from typing import TYPE_CHECKING
@@ -69,7 +70,7 @@ class Params(JobParams):
 
 OUTPUTS = (
     Output(name="map", file="map_001.mrc", help="the chosen start, symmetry imposed"),
-    Output(name="starts", file="start_*.mrc", help="every start as it ended, without symmetry"),
+    Output(name="starts", file="start_*.mrc", help="every start as it ended, before the axes were sought"),
 )
 
 
