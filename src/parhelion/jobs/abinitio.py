@@ -3,8 +3,8 @@
 Several independent starts from random orientations are annealed from coarse to finer detail, without
 symmetry (for T, O and I every second start has it imposed); each is judged by how well it explains particles
 that it has never seen. The best is turned to the axes of the symmetry, averaged over it, and shown beside the
-others: a map that several starts agree on can be trusted, one that stands alone cannot. The hand is arbitrary,
-as images do not show it.
+others: a map that several starts agree on can be trusted, one that stands alone cannot. The hand is
+arbitrary, as images do not show it.
 """
 
 from typing import TYPE_CHECKING
