@@ -168,7 +168,7 @@ def read_poses(path: Path) -> Poses:
 def write_poses(path: Path, poses: Poses, comments: Sequence[str]) -> None:
     """A table with nothing but the poses, for ``recorded``; ``comments`` say how it was made."""
     order = np.argsort(poses.image)
-    rot, tilt, psi = (np.round(a, 2) for a in to_relion(poses.rotation[order]))
+    rot, tilt, psi = np.round(to_relion(poses.rotation[order]), 2).T
     columns = {
         "rlnImageName": np.array([f"{i + 1}@particles.mrcs" for i in poses.image[order]], dtype=object),
         "rlnAngleRot": rot,
@@ -178,6 +178,20 @@ def write_poses(path: Path, poses: Poses, comments: Sequence[str]) -> None:
         "rlnOriginYAngst": np.round(poses.shift_angstrom[order, 1], 2),
     }
     write_star(path, {"particles": Table(columns)}, comments=tuple(comments))
+
+
+def record_comments(program: str, cpu_s: float, command: str) -> tuple[str, ...]:
+    """The first lines of a recorded table: program, CPU time, machine, command."""
+    return (f"program: {program}", f"cpu_s: {cpu_s:.0f}", f"machine: {hardware()}", f"command: {command}")
+
+
+def recorded(path: Path) -> tuple[str, float]:
+    """Program and CPU seconds of a recorded table."""
+    text = path.read_text()
+    program, cpu = re.search(r"program: (.+)", text), re.search(r"cpu_s: (\d+)", text)
+    if program is None or cpu is None:
+        sys.exit(f"{path} does not say which program made it (# program: …) or its CPU time (# cpu_s: …)")
+    return program.group(1).strip(), float(cpu.group(1))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -171,12 +171,14 @@ def by_relion(made: Simulated, name: str, count: int, record: Path | None) -> li
         version = f"RELION {common.relion_version()}"
         line = made.row(f"{name}: {version}", cpu, found, map_)
         if record:
+            command = (folder / "command.txt").read_text().strip()
             comments = (
-                f"{version}, {cpu:.0f} s of CPU time of two followers, {common.hardware()}",
-                (folder / "command.txt").read_text().strip(),
-                f"{name}: first {count} images of benchmarks/quality/known_truth.py; " + ", ".join(line[1:]),
+                *common.record_comments(version, cpu, command),
+                f"images: the first {count} of {name} in benchmarks/quality/known_truth.py",
+                "found: " + ", ".join(line[1:]),
             )
-            common.write_poses(record / f"{name.replace(' ', '_')}_relion.star", found, comments)
+            record.mkdir(parents=True, exist_ok=True)
+            common.write_poses(record / f"{name.split()[0]}_relion.star", found, comments)
     return line
 
 

@@ -4,7 +4,8 @@
 
 Ours runs here, once to compile and cache the kernels and once per seed for the table. Other programs' figures
 are recorded: their particle tables are read, and errors computed by the same code; CPU times are those noted
-when they ran. ``--relion`` runs RELION here as well (an hour or more on two cores).
+when they ran. ``--relion`` runs RELION here as well (an hour or more on two cores), ``--record FILE`` keeps
+its poses and figures.
 """
 
 import sys
@@ -20,11 +21,10 @@ from parhelion.fourier.shells import fsc, resolution_at
 from parhelion.io.mrc import read_volume, write_volume
 
 DIAMETER_ANGSTROM, START_ANGSTROM = 180.0, 30.0
-# CPU seconds, and where the table lies: in the data folder (data) or beside this script (recorded).
+# Name, CPU seconds, and the table in the data folder; what benchmarks/recorded holds is added to these.
 OTHERS = (
-    ("RELION 3.1.3, recorded", "recorded", "blob_relion313_auto_refine.star", None),
-    ("RELION 5.0.1, recorded", "data", "blob_relion5_auto_refine.star", 1000.0),
-    ("cisTEM 2.0 alpha, recorded", "data", "blob_cistem_auto_refine.star", 24.5),
+    ("RELION 5.0.1, recorded", 1000.0, "blob_relion5_auto_refine.star"),
+    ("cisTEM 2.0 alpha, recorded", 24.5, "blob_cistem_auto_refine.star"),
 )
 
 
@@ -40,15 +40,18 @@ def row(name: str, cpu: float, found: common.Poses, truth: common.Poses) -> list
     ]
 
 
-def by_relion(folder: Path, data: Path, truth: common.Poses) -> list[str]:
-    """RELION's refinement here."""
+def by_relion(folder: Path, data: Path, truth: common.Poses, record: Path | None) -> list[str]:
+    """RELION's refinement here; ``record`` keeps its poses."""
     particles, source = common.particles_with_images(data / "particles.star")
     common.write_for_relion(folder, particles, source, np.arange(len(particles)))
     write_volume(folder / "start.mrc", read_volume(data / "start_40A.mrc"))
     cpu = common.relion_auto_refine(folder, "C1", DIAMETER_ANGSTROM, START_ANGSTROM)
-    return row(
-        f"RELION {common.relion_version()}, this run", cpu, common.read_poses(folder / "run_data.star"), truth
-    )
+    found = common.read_poses(folder / "run_data.star")
+    name = f"RELION {common.relion_version()}"
+    if record:
+        command = (folder / "command.txt").read_text().strip()
+        common.write_poses(record, found, common.record_comments(name, cpu, command))
+    return row(f"{name}, this run", cpu, found, truth)
 
 
 def main() -> None:
@@ -57,6 +60,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="how many of our runs, each with its own seed")
     parser.add_argument("--threads", type=int, default=2, help="of our runs")
     parser.add_argument("--relion", action="store_true", help="run RELION here too")
+    parser.add_argument("--record", type=Path, help="file for RELION's poses and figures")
     given = parser.parse_args()
     data = given.data / "blob_particles"
     truth = common.read_poses(data / "truth.star")
@@ -77,12 +81,14 @@ def main() -> None:
             f"seed {seed}: {len(found.history)} rounds, FSC = 0.143 at {found.resolution_angstrom:.1f} Å, "
             f"FSC = 0.5 with the truth at {limit:.1f} Å"
         )
-    for name, where, file, cpu in OTHERS:
-        path = (given.data / "peers" if where == "data" else common.RECORDED) / file
-        table.append(row(name, cpu, common.read_poses(path), truth))
+    for name, cpu, file in OTHERS:
+        table.append(row(name, cpu, common.read_poses(given.data / "peers" / file), truth))
+    for path in sorted(common.RECORDED.glob("blob_*.star")):
+        name, cpu = common.recorded(path)
+        table.append(row(f"{name}, recorded", cpu, common.read_poses(path), truth))
     if given.relion:
         with tempfile.TemporaryDirectory() as name:
-            table.append(by_relion(Path(name), data, truth))
+            table.append(by_relion(Path(name), data, truth, given.record))
     print()
     common.show_table(["", "CPU s", "median error °", "within 10°", "median shift error Å"], table)
     print("goal: at most 10 s, at most 3.7°, at least 95 %")
