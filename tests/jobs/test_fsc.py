@@ -46,3 +46,8 @@ def test_mask_of_another_map_is_refused_by_name(run, test_data) -> None:
     mask = next(path for path in maps.glob("emd_3488*mask*"))
     with pytest.raises(InputError, match=r"belongs to another map"):
         run("fsc", input=[maps / "emd_3488.mrc"] * 2, mask=mask)
+
+
+def test_one_map_given_twice_is_refused(run, half_maps) -> None:
+    with pytest.raises(InputError, match="both maps are the same file"):
+        run("fsc", input=[half_maps[0], half_maps[0]])

@@ -116,10 +116,19 @@ def check_model(path: Path) -> None:
         raise FormatError(f"{path} is neither an atomic model nor a map (expected {expected})")
 
 
+def check_not_the_same(paths: tuple[Path, Path]) -> tuple[Path, Path]:
+    """InputError for one map given twice: it would agree with itself perfectly."""
+    if paths[0].samefile(paths[1]):
+        raise InputError(
+            f"both maps are the same file, {paths[0]}; two different ones are needed, such as two half maps"
+        )
+    return paths
+
+
 File = Annotated[Path, BeforeValidator(expand_one), FileKind("file", check_exists)]
 Files = Annotated[tuple[File, ...], BeforeValidator(expand)]
 MapFile = Annotated[Path, BeforeValidator(expand_one), FileKind("map", check_map)]
-TwoMaps = Annotated[tuple[MapFile, MapFile], BeforeValidator(expand)]
+TwoMaps = Annotated[tuple[MapFile, MapFile], BeforeValidator(expand), AfterValidator(check_not_the_same)]
 Maps = Annotated[tuple[MapFile, ...], BeforeValidator(expand)]
 ParticlesFile = Annotated[Path, BeforeValidator(expand_one), FileKind("particles", check_particles)]
 ModelFile = Annotated[Path, BeforeValidator(expand_one), FileKind("atomic model or map", check_model)]
