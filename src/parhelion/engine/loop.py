@@ -152,12 +152,14 @@ def _scored(
     every = chunks(rows, problem.chunk)
     together = 8
     done = 0
+    stage = f"round {state.plan.round + 1}, half {half}"
+    problem.observer.progress(stage, 0.0, float(len(rows)))  # the clock starts before the first chunks
     for first in range(0, len(every), together):
         problem.cancel.check()
         group = every[first : first + together]
         yield list(problem.executor.map(lambda piece: _score_chunk(problem, state, reference, piece), group))
         done += sum(len(piece) for piece in group)
-        problem.observer.progress(f"round {state.plan.round + 1}, half {half}", float(done), float(len(rows)))
+        problem.observer.progress(stage, float(done), float(len(rows)))
 
 
 def _score_chunk(problem: Problem, state: RefineState, reference: _Reference, rows: Tensor) -> _ChunkResult:
