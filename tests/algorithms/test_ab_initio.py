@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from parhelion.algorithms.ab_initio import AbInitioSettings, ab_initio, map_box, shell_limits
+from parhelion.algorithms.ab_initio import (
+    AbInitioSettings,
+    ab_initio,
+    map_box,
+    planned_bytes,
+    shell_limits,
+)
 from parhelion.algorithms.map_alignment import align_maps
 from parhelion.algorithms.simulate.demo_molecule import demo_molecule
 from parhelion.algorithms.simulate.particles import simulate_particles
@@ -73,3 +79,11 @@ def test_maps_live_on_a_grid_that_holds_the_last_shell():
     for shell in (5, 20, 47):
         assert min(400, 2 * shell) < map_box(shell, 400) <= 400
     assert map_box(20, 40) == 40
+
+
+def test_planned_memory_grows_with_particles_only_as_far_as_the_cache():
+    settings = AbInitioSettings(diameter_angstrom=150.0)
+    plan = [planned_bytes(count, 256, 1.0, settings, 2**33)[0] for count in (1_000, 10_000, 1_000_000)]
+    assert plan[0] < plan[1] < plan[2]
+    assert plan[2] < 2**33
+    assert planned_bytes(1_000, 64, 3.5, settings, 2**33)[0] < plan[0] * 1.5

@@ -14,14 +14,23 @@ import torch
 from torch import Tensor
 
 from parhelion.algorithms import preparation as prepare
-from parhelion.algorithms.ab_initio_rounds import AbInitioProblem, evidence_of, random_map, soft_round
+from parhelion.algorithms.ab_initio_rounds import (
+    CHUNK,
+    AbInitioProblem,
+    evidence_of,
+    random_map,
+    soft_round,
+)
 from parhelion.algorithms.map_alignment import align_maps
 from parhelion.algorithms.symmetry_search import find_symmetry
 from parhelion.contracts import Cancel, Executor, Observer, ParticleSource
 from parhelion.engine.annealing import Annealing
 from parhelion.engine.loader import EDGE_PIXELS, ParticleLoader
+from parhelion.engine.memory import ENGINE_BYTES
+from parhelion.engine.memory import ORIENTATIONS_15_DEG as ORIENTATIONS
 from parhelion.engine.noise import background_noise, on_points
 from parhelion.engine.points import FourierPoints
+from parhelion.engine.soft import BLOCK
 from parhelion.engine.solvent import Solvent
 from parhelion.errors import InputError, ParameterError
 from parhelion.fourier.resample import resample_volume
@@ -40,6 +49,8 @@ SYMMETRY_ROUNDS = 8
 # such groups are so nearly spherical that C1 may not find them. Smaller groups imposed early end in compact
 # wrong maps, so there they are found later.
 LARGE_GROUP = 12
+# Comparing starts, seeking axes, and what the allocator keeps between rounds (measured).
+COMPARISON_BYTES = 300_000_000
 # Below this correlation between the map and its turned copies the symmetry is in doubt.
 DOUBTFUL_SYMMETRY = 0.5
 
@@ -162,7 +173,7 @@ def _problem(
         source=source,
         points=points,
         diameter_angstrom=prepare.mask_diameter(diameter, source.box, pixel, EDGE_PIXELS),
-        cache_bytes=2**31 if available_bytes is None else available_bytes // 3,
+        cache_bytes=_cache_bytes(available_bytes),
         device=torch.device(device),
     )
     rng = np.random.default_rng((settings.seed, 1))
@@ -186,6 +197,30 @@ def _problem(
         observer=observer,
         cancel=cancel,
     )
+
+
+def planned_bytes(
+    count: int, box: int, pixel_size_angstrom: float, settings: AbInitioSettings, available_bytes: int | None
+) -> tuple[int, int]:
+    """Memory shared by all threads, and for each thread, counted from the arrays of a last round.
+
+    Kept transforms, the slice bank, sums over orientations, maps; per thread a chunk's sums and the blocks
+    of scores and weights.
+    """
+    extent = box * pixel_size_angstrom
+    _, last = shell_limits(settings, extent, prepare.highest_shell(box, pixel_size_angstrom, None))
+    points = FourierPoints(box, int(np.ceil(last)) + MASK_MARGIN_SHELLS)
+    sums = 12 * ORIENTATIONS * points.count(last)
+    cache = min(_cache_bytes(available_bytes), 8 * len(points) * count)
+    maps = (8 + settings.starts) * 4 * (2 * map_box(points.max_shell, box)) ** 3
+    shared = cache + 3 * sums + maps + 1500 * count + ENGINE_BYTES + COMPARISON_BYTES
+    images = 5 * 4 * CHUNK * box**2
+    return shared, 2 * sums + 5 * 4 * BLOCK + images
+
+
+def _cache_bytes(available_bytes: int | None) -> int:
+    """How much memory may keep transforms between rounds."""
+    return 2**31 if available_bytes is None else available_bytes // 3
 
 
 def shell_limits(settings: AbInitioSettings, extent_angstrom: float, highest: int) -> tuple[float, float]:

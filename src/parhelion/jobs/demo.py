@@ -48,15 +48,20 @@ OUTPUTS = (
 
 
 def estimate(params: Params) -> Estimate:
-    """Images on disk; in memory what the refinement of as many particles takes."""
+    """Images on disk; in memory what the larger of ab-initio and refinement takes."""
+    from parhelion.algorithms.ab_initio import AbInitioSettings, planned_bytes
     from parhelion.algorithms.refine3d import RefineSettings, memory_plan
     from parhelion.run.memory import available_bytes
 
     settings = RefineSettings(symmetry=params.symmetry, diameter_angstrom=params.diameter)
     plan = memory_plan(params.count, params.box, params.pixel_size, settings, available_bytes())
+    first = AbInitioSettings(
+        diameter_angstrom=params.diameter, symmetry=params.symmetry, starts=params.starts
+    )
+    shared, per_thread = planned_bytes(params.count, params.box, params.pixel_size, first, available_bytes())
     return Estimate(
-        memory_bytes=plan.shared_bytes,
-        per_thread_bytes=plan.per_thread_bytes,
+        memory_bytes=max(plan.shared_bytes, shared),
+        per_thread_bytes=max(plan.per_thread_bytes, per_thread),
         disk_bytes=4 * params.count * params.box**2 + 60 * 4 * params.box**3,
     )
 
