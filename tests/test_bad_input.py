@@ -308,12 +308,12 @@ with `--resume` goes on after the last finished round and ends with the same map
 REAL_CASES = (
     Case(
         "The mask belongs to another map",
-        "postprocess --input maps/emd_3488.mrc maps/emd_3488.mrc --mask maps/emd_3488_mask.mrc -o result",
+        "postprocess --input maps/emd_3488.mrc second_half.mrc --mask maps/emd_3488_mask.mrc -o result",
         (r"mask maps/emd_3488_mask\.mrc has 100 x 91 x 91 voxels, map .* has 100 x 100 x 100",),
     ),
     Case(
         "The mask belongs to another map, for a correlation",
-        "fsc --input maps/emd_3488.mrc maps/emd_3488.mrc --mask maps/emd_3488_mask.mrc --output result",
+        "fsc --input maps/emd_3488.mrc second_half.mrc --mask maps/emd_3488_mask.mrc --output result",
         (r"mask maps/emd_3488_mask\.mrc has",),
     ),
     Case(
@@ -352,6 +352,7 @@ def answer(folder: Path, case: Case, real: Path | None) -> tuple[int, str]:
     """Exit code and standard error of a case in ``folder``, without the names of temporary folders."""
     if real is not None and "maps/" in case.command:
         (folder / "maps").symlink_to(real / "maps")
+        shutil.copy(real / "maps" / "emd_3488.mrc", folder / "second_half.mrc")
     case.prepare(folder)
     with contextlib.chdir(folder):
         if case.before:

@@ -207,6 +207,7 @@ def planned_bytes(
     Kept transforms, the slice bank, sums over orientations, maps; per thread a chunk's sums and the blocks
     of scores and weights.
     """
+    prepare.check_diameter(settings.diameter_angstrom, box, pixel_size_angstrom)
     extent = box * pixel_size_angstrom
     _, last = shell_limits(settings, extent, prepare.highest_shell(box, pixel_size_angstrom, None))
     points = FourierPoints(box, int(np.ceil(last)) + MASK_MARGIN_SHELLS)
