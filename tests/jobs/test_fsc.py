@@ -1,5 +1,8 @@
 """fsc: the curve, the mask, and maps that do not fit."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -40,12 +43,13 @@ def test_maps_of_different_pixel_size_are_refused_by_name(run, half_maps) -> Non
         run("fsc", input=half_maps)
 
 
-def test_mask_of_another_map_is_refused_by_name(run, test_data) -> None:
+def test_mask_of_another_map_is_refused_by_name(run, test_data, tmp_path) -> None:
     """A deposited map with a contour mask that belongs to another frame."""
     maps = test_data / "maps"
     mask = next(path for path in maps.glob("emd_3488*mask*"))
+    second = Path(shutil.copy(maps / "emd_3488.mrc", tmp_path / "second.mrc"))
     with pytest.raises(InputError, match=r"belongs to another map"):
-        run("fsc", input=[maps / "emd_3488.mrc"] * 2, mask=mask)
+        run("fsc", input=[maps / "emd_3488.mrc", second], mask=mask)
 
 
 def test_one_map_given_twice_is_refused(run, half_maps) -> None:
