@@ -59,19 +59,19 @@ def test_weights_are_laplace_shares() -> None:
     """exp(-chi²) times the mode's volume: a matrix four times as large halves the weight per dimension."""
     hessian = torch.eye(6, dtype=torch.float64).repeat(3, 1, 1)
     hessian[1, 0, 0] = 4.0
-    found = weighted(candidates([0, 0, 1], [0, 50, 0], [1.0, 1.0, 9.0], hessian=hessian), free=5)
+    found = weighted(candidates([0, 0, 1], [0, 50, 0], [1.0, 1.0, 9.0], hessian=hessian))
     assert found.weight.tolist() == pytest.approx([2 / 3, 1 / 3, 1.0])
 
 
 def test_negligible_candidates_are_dropped_and_the_rest_sum_to_one() -> None:
-    found = weighted(candidates([0, 0, 0], [0, 50, 90], [0.0, 0.5, 20.0]), free=5)
+    found = weighted(candidates([0, 0, 0], [0, 50, 90], [0.0, 0.5, 20.0]))
     assert len(found) == 2
     assert float(found.weight.sum()) == pytest.approx(1)
     assert float(found.weight[0] / found.weight[1]) == pytest.approx(np.exp(0.5))
 
 
 def test_no_candidates_have_no_weights() -> None:
-    empty = weighted(candidates([0], [0], [1.0]).take(torch.zeros(1, dtype=torch.bool)), free=5)
+    empty = weighted(candidates([0], [0], [1.0]).take(torch.zeros(1, dtype=torch.bool)))
     assert len(empty) == 0
     assert empty.weight is not None
 
@@ -80,4 +80,4 @@ def test_unrefined_candidates_cannot_be_pruned_or_weighted() -> None:
     with pytest.raises(ValueError, match="after refinement"):
         pruned(candidates([0], [0]), 1, 1.0, 0.1, 0.1)
     with pytest.raises(ValueError, match="after refinement"):
-        weighted(candidates([0], [0]), free=5)
+        weighted(candidates([0], [0]))

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 a run that failed, 2 an input or option that cannot be use
 
 import json
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ HELP = ("-h", "--help")
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    # Before torch is loaded: its idle threads would wait busily and take the cores from those that work.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = list(sys.argv[1:] if words is None else words)
     as_json = "--json" in words
     try:

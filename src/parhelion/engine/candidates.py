@@ -107,12 +107,12 @@ def _repeats(ordered: Candidates, angle_rad: float, shift: float) -> Tensor:
     return repeat
 
 
-def weighted(candidates: Candidates, free: int, least: float = 0.01) -> Candidates:
+def weighted(candidates: Candidates, least: float = 0.01) -> Candidates:
     """Posterior weights by Laplace's approximation: exp(-chi²) / sqrt det(normal matrix).
 
     Every candidate stands for the mode around it, whose volume is the determinant's root. Candidates
-    below ``least`` of their particle's total are dropped and the rest sum to one. ``free`` is the number
-    of free parameters (fixed ones have a unit diagonal and do not matter).
+    below ``least`` of their particle's total are dropped and the rest sum to one. Fixed parameters
+    have a unit diagonal in the normal matrix and do not matter.
     """
     if candidates.chi2 is None or candidates.hessian is None:
         raise ValueError("candidates are weighted after refinement")

@@ -124,7 +124,7 @@ def refined(
         )
         angle = settings.same_angle_rad * (3 if number == 0 else 1)
         current = cand.pruned(current, stage.keep, stage.worse_by, angle, settings.same_shift)
-    return cand.weighted(current, int(free.sum()))
+    return cand.weighted(current)
 
 
 def chunks(rows: Tensor, size: int) -> list[Tensor]:
