@@ -20,6 +20,18 @@ class ParticleSource(Protocol):
         ...
 
 
+@runtime_checkable
+class FrameSource(Protocol):
+    """Reads the frames of one movie, wherever they are and whatever is corrected on the way."""
+
+    count: int
+    shape: tuple[int, int]
+
+    def frame(self, index: int) -> np.ndarray:
+        """Frame ``index`` ``(y, x)`` float32."""
+        ...
+
+
 class Executor(Protocol):
     """Maps a function over chunks, in order, on as many workers as the run profile grants."""
 
