@@ -55,6 +55,18 @@ def test_pruning_counts_poses_that_met_only_once() -> None:
     assert len(pruned(apart, 5, 99.0, np.radians(1), 0.1)) == 2
 
 
+def test_pruning_counts_symmetry_mates_once() -> None:
+    """A twofold along the axis about which the helper's poses turn: 10° and 190.3° are one pose."""
+    many = candidates([0, 0, 0], [10.0, 190.3, 60.0], chi2=[1.0, 2.0, 3.0])
+    about = many.rotation[0] @ many.rotation[1].mT
+    axis = Rotation.from_matrix(about.numpy()).as_rotvec()
+    twofold = Rotation.from_rotvec(np.pi * axis / np.linalg.norm(axis)).as_matrix()
+    operators = torch.from_numpy(np.stack([np.eye(3), twofold]))
+    same = {"same_angle_rad": np.radians(1), "same_shift": 0.1}
+    assert pruned(many, 5, 99.0, operators=operators, **same).chi2.tolist() == [1.0, 3.0]
+    assert pruned(many, 5, 99.0, **same).chi2.tolist() == [1.0, 2.0, 3.0]
+
+
 def test_weights_are_laplace_shares() -> None:
     """exp(-chi²) times the mode's volume: a matrix four times as large halves the weight per dimension."""
     hessian = torch.eye(6, dtype=torch.float64).repeat(3, 1, 1)

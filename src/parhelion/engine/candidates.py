@@ -80,11 +80,22 @@ def rank_within_particle(particle: Tensor) -> Tensor:
 
 
 def pruned(
-    candidates: Candidates, most: int, worse_by: float, same_angle_rad: float, same_shift: float
+    candidates: Candidates,
+    most: int,
+    worse_by: float,
+    same_angle_rad: float,
+    same_shift: float,
+    operators: Tensor | None = None,
 ) -> Candidates:
-    """Distinct poses only, at most ``most`` per particle, none worse than the best by ``worse_by``."""
+    """Distinct poses only, at most ``most`` per particle, none worse than the best by ``worse_by``.
+
+    Poses that the symmetry ``operators`` ``(g, 3, 3)`` carry into each other are one pose: at a border of
+    the asymmetric unit its mates would otherwise take the places of real alternatives.
+    """
     ordered = ranked(candidates)
-    ordered = ordered.take(~_repeats(ordered, same_angle_rad, same_shift))
+    if operators is None:
+        operators = torch.eye(3, dtype=ordered.rotation.dtype, device=ordered.rotation.device)[None]
+    ordered = ordered.take(~_repeats(ordered, same_angle_rad, same_shift, operators))
     rank = rank_within_particle(ordered.particle)
     position = torch.arange(len(ordered), device=rank.device)
     if (chi2 := ordered.chi2) is None:
@@ -93,15 +104,18 @@ def pruned(
     return ordered.take((rank < most) & (chi2 - best <= worse_by))
 
 
-def _repeats(ordered: Candidates, angle_rad: float, shift: float) -> Tensor:
-    """True for a pose within ``angle_rad`` and ``shift`` of a better one of the same particle."""
+def _repeats(ordered: Candidates, angle_rad: float, shift: float, operators: Tensor) -> Tensor:
+    """True for a pose within ``angle_rad`` and ``shift`` of a better one of the same particle or its mates."""
     rank = rank_within_particle(ordered.particle)
     repeat = torch.zeros(len(ordered), dtype=torch.bool, device=rank.device)
     trace = 1 + 2 * torch.cos(torch.tensor(angle_rad)).item()
     for back in range(1, int(rank.max()) + 1 if len(rank) else 1):
         later = torch.nonzero(rank >= back).squeeze(1)
         earlier = later - back
-        near = (ordered.rotation[later] * ordered.rotation[earlier]).sum((1, 2)) > trace
+        # trace(A'ᵀ A g) = Σ (A'ᵀ A)_ij g_ji is 1 + 2 cos of the angle between A' and the mate A g
+        between = ordered.rotation[later].mT @ ordered.rotation[earlier]
+        nearest = (between.flatten(1) @ operators.mT.flatten(1).T).amax(1)
+        near = nearest > trace
         near &= (ordered.shift[later] - ordered.shift[earlier]).norm(dim=1) < shift
         repeat[later] |= near & ~repeat[earlier]
     return repeat

@@ -125,6 +125,7 @@ def _reference(problem: Problem, state: RefineState, half: int, rng: np.random.G
         shift_precision=0.5 / spread**2,
         same_angle_rad=np.radians(1.0),
         same_shift=0.1 / plan.refine_shell,
+        operators=torch.from_numpy(problem.symmetry.operators).to(device),
         three_dimensional_shift=len(loader.tilts) > 1,
     )
     return _Reference(

@@ -33,13 +33,17 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreSettings:
-    """How poses are found in one round. Shifts in units of the extent, angles in radians."""
+    """How poses are found in one round. Shifts in units of the extent, angles in radians.
+
+    ``operators`` ``(g, 3, 3)`` float64 are those of the symmetry; poses that differ by one are the same.
+    """
 
     top: int
     stages: tuple[Stage, ...]
     shift_precision: float
     same_angle_rad: float
     same_shift: float
+    operators: Tensor | None = None
     three_dimensional_shift: bool = False
 
 
@@ -123,7 +127,9 @@ def refined(
             particle=current.particle, rotation=rotation, shift=shift, chi2=chi2, hessian=hessian
         )
         angle = settings.same_angle_rad * (3 if number == 0 else 1)
-        current = cand.pruned(current, stage.keep, stage.worse_by, angle, settings.same_shift)
+        current = cand.pruned(
+            current, stage.keep, stage.worse_by, angle, settings.same_shift, settings.operators
+        )
     return cand.weighted(current)
 
 
