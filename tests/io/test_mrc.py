@@ -224,7 +224,7 @@ def test_stack_of_maps(tmp_path: Path) -> None:
             r"4,951,760,157,141,521,099,596,497,920 bytes, but the file has 2,536",
         ),
         (12, "i", (77,), r"mode is 77"),
-        (12, "i", (101,), r"4-bit integers"),
+        (12, "i", (16,), r"RGB colours"),
         (12, "i", (3,), r"complex 16-bit"),
         (92, "i", (-1,), r"claims -1 bytes"),
         (92, "i", (10_000_000,), r"the file has 2,536"),

@@ -1,7 +1,7 @@
 """MRC2014 images and maps: reading, and writing of what RELION, ChimeraX and cisTEM open.
 
-Values are kept as they are in the file; contrast is flipped elsewhere. Modes 0, 1, 2, 6 and 12 are images
-and maps; mode 4 is a Fourier transform, which only ``read_transform`` reads.
+Values are kept as they are in the file; contrast is flipped elsewhere. Modes 0, 1, 2, 6, 12 and 101 are
+images and maps; mode 4 is a Fourier transform, which only ``read_transform`` reads.
 """
 
 from pathlib import Path
@@ -12,7 +12,8 @@ from parhelion.errors import FormatError, InputError, MetadataError, OutputError
 from parhelion.io.atomic import atomic_path
 from parhelion.io.mrc_header import MrcHeader, read_header
 from parhelion.io.mrc_writer import StackWriter, header_bytes, statistics
-from parhelion.io.stack import ImageStack
+from parhelion.io.packed import PackedSections, unpack
+from parhelion.io.stack import ImageStack, Sections
 from parhelion.model.volume import Volume
 
 __all__ = [
@@ -28,9 +29,9 @@ __all__ = [
 
 
 def _mapped(header: MrcHeader) -> np.ndarray:
-    """The stored values (sections, rows, columns), memory-mapped and read-only."""
+    """The file's elements (sections, rows, columns), memory-mapped and read-only."""
     try:
-        return np.memmap(header.path, header.dtype, mode="r", offset=header.offset, shape=header.stored_shape)
+        return np.memmap(header.path, header.dtype, mode="r", offset=header.offset, shape=header.byte_shape)
     except (OSError, ValueError) as error:
         raise InputError(f"cannot map {header.path} into memory: {error}") from error
 
@@ -48,9 +49,12 @@ def open_stack(path: Path | str) -> ImageStack:
         raise FormatError(f"{path} holds {header.volumes} maps, a stack of images is expected")
     if header.axes[2] != 3:
         raise FormatError(f"{path} has axis order {header.axes}: its sections are no images along z")
+    sections: Sections = _mapped(header)
+    if header.packed:
+        sections = PackedSections(_mapped(header), header.stored_shape[2])
     return ImageStack(
         header.path,
-        _mapped(header),
+        sections,
         pixel_size_angstrom=header.pixel_size_angstrom,
         notes=header.notes,
         transposed=header.axes[0] == 2,
@@ -78,6 +82,8 @@ def read_volume(
     if header.volumes > 1 and number is not None:
         sections = len(stored) // header.volumes
         stored = stored[number * sections : (number + 1) * sections]
+    if header.packed:
+        stored = unpack(stored, header.stored_shape[2])
     with np.errstate(over="ignore"):
         data = np.ascontiguousarray(stored.transpose(header.to_zyx), dtype=np.float32)
     broken = data.size - int(np.count_nonzero(np.isfinite(data)))

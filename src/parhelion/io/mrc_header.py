@@ -14,12 +14,17 @@ from pathlib import Path
 import numpy as np
 
 from parhelion.errors import FormatError, InputError
+from parhelion.io.packed import is_half_of_super_resolution, row_bytes
 
 LENGTH = 1024
-DTYPES = {0: "i1", 1: "i2", 2: "f4", 4: "c8", 6: "u2", 12: "f2"}
-"""MRC mode → numpy type; mode 0 is signed but for IMOD's older files (see ``_mode_dtype``)."""
-REFUSED_MODES = {3: "complex 16-bit integers", 16: "RGB colours", 101: "4-bit integers"}
+DTYPES = {0: "i1", 1: "i2", 2: "f4", 4: "c8", 6: "u2", 12: "f2", 101: "u1"}
+"""MRC mode → numpy type; mode 0 is signed unless the header says otherwise (see ``_mode_dtype``), mode 101
+holds two pixels in a byte."""
+REFUSED_MODES = {3: "complex 16-bit integers", 16: "RGB colours"}
 IMOD_STAMP = 1146047817
+IMOD_SIGNED_BYTES, IMOD_PACKED_BYTES = 1, 16
+"""Bits of IMOD's flags: bytes are signed; bytes hold two 4-bit pixels, the width is that of the bytes."""
+PACKED_LABEL = b"4 bits packed"
 STACK_SUFFIXES = (".mrcs", ".st", ".ali", ".preali")
 CREDIBLE_PIXEL_ANGSTROM = (0.01, 1000.0)
 
@@ -59,7 +64,8 @@ class MrcHeader:
 
     ``shape`` is ``(z, y, x)`` after the axis order was applied, ``axes`` the axis (1 x, 2 y, 3 z) of the
     stored columns, rows and sections. ``kind`` is image, stack, volume or volume_stack; ``volumes`` counts
-    the maps of a volume stack. ``voxel_xyz_angstrom`` has None where the header does not say.
+    the maps of a volume stack. ``voxel_xyz_angstrom`` has None where the header does not say. ``packed``
+    files hold two 4-bit pixels in each byte of a row: ``dtype`` is that of the bytes, ``shape`` counts pixels.
     """
 
     path: Path
@@ -72,6 +78,7 @@ class MrcHeader:
     axes: tuple[int, int, int] = (1, 2, 3)
     volumes: int = 1
     voxel_xyz_angstrom: tuple[float | None, float | None, float | None] = (None, None, None)
+    packed: bool = False
     notes: tuple[str, ...] = ()
 
     @property
@@ -84,6 +91,12 @@ class MrcHeader:
         """Sections, rows and columns as they lie in the file."""
         columns, rows, sections = (self.shape[3 - axis] for axis in self.axes)
         return sections, rows, columns
+
+    @property
+    def byte_shape(self) -> tuple[int, int, int]:
+        """The shape of the file's elements of ``dtype``: pixels, or the bytes that pack them."""
+        sections, rows, columns = self.stored_shape
+        return sections, rows, row_bytes(columns) if self.packed else columns
 
     @property
     def to_zyx(self) -> tuple[int, int, int]:
@@ -134,13 +147,40 @@ def _choose_byte_order(path: Path, raw: bytes, size: int) -> tuple[np.void, list
     return candidates[chosen], notes
 
 
-def _mode_dtype(fields: np.void) -> np.dtype:
+def _mode_dtype(fields: np.void, packed: bool, notes: list[str]) -> np.dtype:
+    """The type of the file's elements. Mode 0 is signed by the standard; IMOD's flag and a greatest value
+    that no signed byte has overrule that."""
     mode = int(fields["mode"])
     kind = DTYPES[mode]
-    if mode == 0 and fields["imod_stamp"] == IMOD_STAMP and not fields["imod_flags"] & 1:
+    least, greatest, _ = (float(value) for value in fields["statistics"])
+    if packed:
         kind = "u1"
+    elif mode == 0 and fields["imod_stamp"] == IMOD_STAMP:
+        kind = "i1" if fields["imod_flags"] & IMOD_SIGNED_BYTES else "u1"
+    elif mode == 0 and least >= 0 and 128 <= greatest <= 255:
+        kind = "u1"
+        notes.append(f"bytes read as unsigned, because the header gives {greatest:g} as the greatest value")
     swapped = not fields.dtype["mode"].isnative
     return np.dtype(kind).newbyteorder("S" if swapped else "=")
+
+
+def _halved(fields: np.void) -> bool:
+    """Whether the bytes of mode 0 are pairs of 4-bit pixels, by IMOD's flag or the label and size."""
+    if fields["mode"] != 0:
+        return False
+    if fields["imod_stamp"] == IMOD_STAMP and fields["imod_flags"] & IMOD_PACKED_BYTES:
+        return True
+    columns, rows, _ = (int(n) for n in fields["n"])
+    return PACKED_LABEL in fields["label"] and is_half_of_super_resolution((rows, columns))
+
+
+def _byte_count(fields: np.void) -> int:
+    """Bytes of all sections, as the header promises them."""
+    columns, rows, sections = (int(n) for n in fields["n"])
+    mode = int(fields["mode"])
+    if mode == 101:
+        columns = row_bytes(columns)
+    return columns * rows * sections * np.dtype(DTYPES[mode]).itemsize
 
 
 def _problem(fields: np.void, size: int) -> str | None:
@@ -155,7 +195,7 @@ def _problem(fields: np.void, size: int) -> str | None:
         return f"its mode is {mode}, expected one of {', '.join(map(str, DTYPES))}"
     if extended < 0:
         return f"its extended header claims {extended} bytes"
-    needed = LENGTH + extended + columns * rows * sections * np.dtype(DTYPES[mode]).itemsize
+    needed = LENGTH + extended + _byte_count(fields)
     if needed > size:
         return (
             f"the header promises {columns} x {rows} x {sections} values of mode {mode} behind {extended} "
@@ -166,16 +206,21 @@ def _problem(fields: np.void, size: int) -> str | None:
 
 
 def _interpret(path: Path, fields: np.void, size: int, notes: list[str]) -> MrcHeader:
-    dtype = _mode_dtype(fields)
+    halved = _halved(fields)
+    packed = halved or int(fields["mode"]) == 101
+    dtype = _mode_dtype(fields, packed, notes)
     axes = tuple(int(axis) for axis in fields["axes"])
     if sorted(axes) != [1, 2, 3]:
         if axes != (0, 0, 0):
             notes.append(f"axis order {axes} makes no sense; columns, rows, sections taken as x, y, z")
         axes = (1, 2, 3)
     by_axis = {axis: int(count) for axis, count in zip(axes, fields["n"])}
+    if halved:
+        by_axis[axes[0]] *= 2
+        notes.append("two 4-bit pixels in each byte; the images are twice as wide as the header says")
     shape = (by_axis[3], by_axis[2], by_axis[1])
     offset = LENGTH + int(fields["nsymbt"])
-    spare = size - offset - math.prod(shape) * dtype.itemsize
+    spare = size - offset - _byte_count(fields)
     if spare:
         notes.append(f"{spare:,} bytes behind the data are ignored")
     kind, volumes = _kind(path, fields, notes)
@@ -193,6 +238,7 @@ def _interpret(path: Path, fields: np.void, size: int, notes: list[str]) -> MrcH
         axes=(axes[0], axes[1], axes[2]),
         volumes=volumes,
         voxel_xyz_angstrom=(voxel[0], voxel[1], voxel[2]),
+        packed=packed,
         notes=tuple(notes),
     )
 

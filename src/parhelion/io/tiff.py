@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,32 +27,23 @@ class _Pages:
 
     def __getitem__(self, index: np.ndarray) -> np.ndarray:
         images = np.empty((len(index), *self.shape[1:]), dtype=np.float32)
-        with _opened(self.path) as tiff:
+        with open_file(self.path) as tiff:
             for row, number in enumerate(index.tolist()):
                 images[row] = _page(self.path, tiff, number)
         return images
 
 
-class _opened:
-    """A TIFF file whose every failure is an InputError that names it."""
+def open_file(path: Path) -> Any:
+    """The ``tifffile.TiffFile`` at ``path``; every failure is an InputError that names it."""
+    import tifffile
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> Any:
-        import tifffile
-
-        try:
-            self._file = tifffile.TiffFile(self.path)
-        except OSError as error:
-            raise InputError(f"cannot read {self.path}: {error.strerror or error}") from error
-        except Exception as error:
-            # a damaged file makes the library fail in many ways
-            raise FormatError(f"{self.path} is no readable TIFF file: {error}") from error
-        return self._file
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
+    try:
+        return tifffile.TiffFile(path)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    except Exception as error:
+        # a damaged file makes the library fail in many ways
+        raise FormatError(f"{path} is no readable TIFF file: {error}") from error
 
 
 def _page(path: Path, tiff: Any, number: int) -> np.ndarray:
@@ -61,24 +53,35 @@ def _page(path: Path, tiff: Any, number: int) -> np.ndarray:
         raise FormatError(f"page {number + 1} of {path} cannot be read: {error}") from error
 
 
-def open_tiff(path: Path | str) -> ImageStack:
-    """The pages of a TIFF file as images.
+@dataclass(frozen=True, kw_only=True)
+class TiffDescription:
+    """What the pages of a TIFF file have in common: their number, shape (y, x), type and pixel size."""
 
-    Raises FormatError where the file is damaged, holds colours, or pages of different size.
+    count: int
+    shape: tuple[int, int]
+    dtype: np.dtype
+    pixel_size_angstrom: float | None
+
+
+def check_pages(path: Path, tiff: Any) -> TiffDescription:
+    """What the pages are.
+
+    Raises FormatError where there are none, where they are no grey images of one size and type, or where
+    one promises data that the file cannot hold.
     """
-    path = Path(path)
-    with _opened(path) as tiff:
-        try:
-            pages = list(tiff.pages)
-            described = [(page.shape, page.dtype, page.nbytes, sum(page.databytecounts)) for page in pages]
-            pixel = _pixel_size(pages[0]) if pages else None
-        except Exception as error:
-            raise FormatError(f"{path} is no readable TIFF file: {error}") from error
+    try:
+        pages = list(tiff.pages)
+        described = [
+            (page.shape, page.dtype, page.nbytes, sum(page.databytecounts), _end(page)) for page in pages
+        ]
+        pixel = _pixel_size(pages[0]) if pages else None
+    except Exception as error:
+        raise FormatError(f"{path} is no readable TIFF file: {error}") from error
     if not described:
         raise FormatError(f"{path} holds no images")
     size = path.stat().st_size
     shape, dtype = described[0][:2]
-    for number, (other, kind, unpacked, packed) in enumerate(described, 1):
+    for number, (other, kind, unpacked, packed, end) in enumerate(described, 1):
         if len(other) != 2 or other != shape or kind != dtype or kind is None or min(other) <= 0:
             raise FormatError(
                 f"page {number} of {path} is {kind} {other}; "
@@ -89,9 +92,34 @@ def open_tiff(path: Path | str) -> ImageStack:
                 f"page {number} of {path} promises {unpacked:,} bytes from {packed:,} in a file of {size:,}: "
                 "it is truncated or damaged"
             )
+        if end > size:
+            raise FormatError(
+                f"the data of page {number} of {path} end at byte {end:,}, but the file has {size:,}: it is "
+                "truncated or damaged; copy or make it again"
+            )
     if dtype.kind not in "iuf":
         raise FormatError(f"{path} holds values of type {dtype}, real numbers are expected")
-    return ImageStack(path, _Pages(path, (len(described), *shape)), pixel_size_angstrom=pixel)
+    return TiffDescription(count=len(pages), shape=shape, dtype=dtype, pixel_size_angstrom=pixel)
+
+
+def _end(page: Any) -> int:
+    """The last byte of a page's data."""
+    return max(
+        (offset + count for offset, count in zip(page.dataoffsets, page.databytecounts)),
+        default=0,
+    )
+
+
+def open_tiff(path: Path | str) -> ImageStack:
+    """The pages of a TIFF file as images.
+
+    Raises FormatError where the file is damaged, holds colours, or pages of different size.
+    """
+    path = Path(path)
+    with open_file(path) as tiff:
+        found = check_pages(path, tiff)
+    pages = _Pages(path, (found.count, *found.shape))
+    return ImageStack(path, pages, pixel_size_angstrom=found.pixel_size_angstrom)
 
 
 def _pixel_size(page: Any) -> float | None:
