@@ -108,8 +108,8 @@ def start_resolution(diameter_angstrom: float, pixel_size_angstrom: float) -> fl
 
 
 def highest_shell(box: int, pixel_size_angstrom: float, limit_angstrom: float | None) -> int:
-    """Two shells below Nyquist, or the shell of ``limit_angstrom``; ParameterError if it is too coarse."""
-    nyquist = box // 2 - 2
+    """One shell below Nyquist, or the shell of ``limit_angstrom``; ParameterError if it is too coarse."""
+    nyquist = box // 2 - 1
     if limit_angstrom is None:
         return nyquist
     shell = int(box * pixel_size_angstrom / limit_angstrom)

@@ -9,6 +9,7 @@ of the file. A gain reference must lie as its movie does (see ``io.gain``).
 from pathlib import Path
 
 from parhelion.errors import FormatError, InputError, ParameterError
+from parhelion.io.eer import EerMovie, is_eer
 from parhelion.io.movie_file import MovieFile, MrcMovie, TiffMovie
 
 TIFF_STAMPS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -44,7 +45,7 @@ def open_movie(path: Path | str, *, eer_upsampling: int = 1, eer_grouping: int |
         raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
     suffix = path.suffix.lower()
     if head[:4] in TIFF_STAMPS:
-        return TiffMovie(path)
+        return EerMovie(path, eer_upsampling, eer_grouping) if is_eer(path) else TiffMovie(path)
     if head[208:211] == b"MAP" or suffix in MRC_SUFFIXES:
         return MrcMovie(path)
     if not head:

@@ -65,7 +65,7 @@ class MrcHeader:
     ``shape`` is ``(z, y, x)`` after the axis order was applied, ``axes`` the axis (1 x, 2 y, 3 z) of the
     stored columns, rows and sections. ``kind`` is image, stack, volume or volume_stack; ``volumes`` counts
     the maps of a volume stack. ``voxel_xyz_angstrom`` has None where the header does not say. ``packed``
-    files hold two 4-bit pixels in each byte of a row: ``dtype`` is that of the bytes, ``shape`` counts pixels.
+    files hold two 4-bit pixels in each byte of a row: ``dtype`` is the bytes's, ``shape`` counts pixels.
     """
 
     path: Path
