@@ -1,0 +1,1 @@
+"""Fitting the CTF to power spectra of micrographs and movies."""

@@ -1,0 +1,152 @@
+"""How far a fitted CTF describes a spectrum: average along equal phase, its agreement with the fit, resolution.
+
+The criteria are CTFFIND4's (Rohou & Grigorieff 2015, J. Struct. Biol. 192, 216; Sheth et al. 2015): the average
+over lines of equal phase is correlated with |CTF| in windows that slide along frequency, and the fit ends where
+that correlation falls below 0.1, or below 0.5 after it was high.
+"""
+
+import math
+
+import numpy as np
+
+from parhelion.algorithms.ctf_fit.flatten import half_plane, radial_mean, splines
+from parhelion.algorithms.ctf_fit.phases import ring_rate, sine_and_cosine
+from parhelion.algorithms.ctf_fit.refine import Refined
+from parhelion.algorithms.ctf_fit.settings import Curves, FitSettings, Optics
+from parhelion.algorithms.ctf_fit.spectrum import Spectrum
+from parhelion.optics.ctf import electron_wavelength_angstrom
+
+WINDOW_FRACTION = 1 / 40
+LOW, MIDDLE, HIGH = 0.1, 0.5, 0.66
+"""Correlations at which a fit is lost, doubtful and good."""
+LEAST_BINS_BETWEEN_ZEROS = 2.0
+SPLINES_PER_PERIOD = 0.5
+
+
+def equal_phase_radius(kx: np.ndarray, ky: np.ndarray, found: Refined, optics: Optics) -> np.ndarray:
+    """The frequency in 1/Å at which the CTF without astigmatism has the phase that this one has at ``kx, ky``.
+
+    From ``Δf s² − ½ Cs λ² s⁴`` by solving a quadratic in s²; where Cs leaves no solution, the frequency itself.
+    """
+    s2 = kx**2 + ky**2
+    wavelength = electron_wavelength_angstrom(optics.voltage_kv)
+    half_cs = 0.5e7 * optics.spherical_aberration_mm * wavelength**2
+    along, across = found.astigmatism
+    path = found.defocus * s2 + along * (kx**2 - ky**2) + across * 2 * kx * ky - half_cs * s2**2
+    root = found.defocus**2 - 4.0 * half_cs * path
+    solved = 2.0 * path / (found.defocus + np.sqrt(np.maximum(root, 0.0))) if found.defocus > 0 else s2
+    # beyond the frequency where Cs wins over defocus, and far from the circle, there is no such radius
+    usable = (root > 0) & (solved > 0.25 * s2) & (solved < 4.0 * s2)
+    return np.sqrt(np.where(usable, solved, s2))
+
+
+def curves(spectrum: Spectrum, found: Refined, optics: Optics, settings: FitSettings) -> Curves:
+    """The one-dimensional curves of a fit, from zero frequency to the edge of the spectrum."""
+    rows, columns, radius = half_plane(spectrum.size)
+    bins = spectrum.size // 2
+    step = spectrum.step_per_angstrom
+    inside = radius < bins - 0.5
+    rows, columns, radius = rows[inside], columns[inside], radius[inside]
+    amplitude = spectrum.amplitude[rows, columns].astype(np.float64)
+    kx, ky = (columns - spectrum.size // 2) * step, (rows - spectrum.size // 2) * step
+    s = np.arange(bins) * step
+    equal = equal_phase_radius(kx, ky, found, optics) / step
+    average = radial_mean(amplitude, radius, bins)
+    experiment = _interpolated_mean(amplitude, equal, bins)
+    sine, _ = sine_and_cosine(
+        s,
+        np.zeros_like(s),
+        np.array([found.defocus]),
+        np.zeros((1, 2)),
+        np.array([found.phase_shift_deg]),
+        optics,
+        cosine=False,
+    )
+    fit = np.abs(sine[0].astype(np.float64))
+    rate = ring_rate(s, found.defocus, optics) * step
+    first = max(2, round(step**-1 / settings.min_resolution_angstrom))
+    scaled = _scaled(experiment, fit, rate, first)
+    quality, noise = _sliding_correlation(scaled, fit, rate, first)
+    return Curves(
+        frequency_per_angstrom=s,
+        average=average,
+        experiment=scaled,
+        fit=fit,
+        quality=quality,
+        noise=noise,
+    )
+
+
+def _interpolated_mean(values: np.ndarray, position: np.ndarray, bins: int) -> np.ndarray:
+    """Mean ``(bins,)`` of values at fractional bins, each shared between its two neighbours."""
+    position = np.minimum(position, bins - 1.001)
+    low = position.astype(np.int64)
+    part = position - low
+    sums = np.bincount(low, values * (1 - part), bins) + np.bincount(low + 1, values * part, bins)
+    weight = np.bincount(low, 1 - part, bins) + np.bincount(low + 1, part, bins)
+    filled = np.flatnonzero(weight > 0)
+    return np.interp(np.arange(bins), filled, sums[filled] / weight[filled])
+
+
+def _windows(rate: np.ndarray) -> np.ndarray:
+    """Half widths ``(bins,)`` of sliding windows: at least one ring on each side."""
+    least = max(4, math.ceil(WINDOW_FRACTION * len(rate) * math.sqrt(2)))
+    ring = np.minimum(1.0 / np.maximum(rate, 1e-6), len(rate) / 6)
+    return np.maximum(least, np.ceil(ring)).astype(np.int64)
+
+
+def _scaled(experiment: np.ndarray, fit: np.ndarray, rate: np.ndarray, first: int) -> np.ndarray:
+    """The experimental curve, its local mean and spread brought to those of the fit; 0 below ``first``."""
+    half = _windows(rate)
+    scaled = np.zeros_like(experiment)
+    for at in range(first, len(experiment)):
+        low, high = max(first, at - half[at]), min(len(experiment), at + half[at] + 1)
+        x = np.arange(low, high) - at
+        line = np.polynomial.polynomial.polyfit(x, experiment[low:high], 1)
+        rest = experiment[low:high] - line[0] - line[1] * x
+        spread = float(rest.std())
+        if spread > 0:
+            scaled[at] = fit[low:high].mean() + (experiment[at] - line[0]) / spread * fit[low:high].std()
+    return np.clip(scaled, -0.5, 1.5)
+
+
+def _sliding_correlation(
+    experiment: np.ndarray, fit: np.ndarray, rate: np.ndarray, first: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Correlation of both curves in sliding windows, and twice its standard deviation for noise."""
+    half = _windows(rate)
+    quality = np.zeros_like(fit)
+    noise = np.zeros_like(fit)
+    for at in range(first, len(fit)):
+        low, high = max(first, at - half[at]), min(len(fit), at + half[at] + 1)
+        a, b = experiment[low:high] - experiment[low:high].mean(), fit[low:high] - fit[low:high].mean()
+        size = math.sqrt(float(a @ a) * float(b @ b))
+        quality[at] = float(a @ b) / size if size > 0 else 0.0
+        noise[at] = 2.0 / math.sqrt(high - low)
+    quality[:first] = quality[first] if first < len(quality) else 0.0
+    return quality, noise
+
+
+def fit_resolution_angstrom(found: Curves, settings: FitSettings) -> float:
+    """Spacing up to which rings agree with the fit; the lower limit of the fit where none do."""
+    s = found.frequency_per_angstrom
+    first = max(2, int(np.searchsorted(s, 1.0 / settings.min_resolution_angstrom)))
+    above = dict.fromkeys((LOW, MIDDLE, HIGH), 0)
+    last = len(s) - 1
+    for at in range(first, len(s)):
+        value = found.quality[at]
+        if (above[LOW] > 3 and value < LOW) or (above[HIGH] > 3 and value < MIDDLE):
+            last = at
+            break
+        for limit in above:
+            above[limit] += int(value > limit)
+    if above[MIDDLE] == 0:
+        return settings.min_resolution_angstrom
+    return float(1.0 / s[last])
+
+
+def alias_resolution_angstrom(spectrum: Spectrum, found: Refined, optics: Optics) -> float | None:
+    """From which spacing on zeros lie closer than LEAST_BINS_BETWEEN_ZEROS Fourier pixels; None for nowhere."""
+    s = np.arange(1, spectrum.size // 2) * spectrum.step_per_angstrom
+    dense = ring_rate(s, found.defocus, optics) * spectrum.step_per_angstrom > 1 / LEAST_BINS_BETWEEN_ZEROS
+    return float(1.0 / s[np.argmax(dense)]) if dense.any() else None
