@@ -73,7 +73,7 @@ OUTPUTS = (
     Output(name="starts", file="start_*.mrc", help="every start as it ended, before the axes were sought"),
 )
 
-SECONDS_PER_IMAGE = 1.5e-3
+SECONDS_PER_IMAGE = 1e-3
 """CPU time of an image in a round at 64 pixels (measured)."""
 
 

@@ -109,13 +109,11 @@ def estimate(params: Params) -> Estimate:
     # Memory depends on the particles' box: any map stands for the reference that is still to be found.
     values = _refinement(params, "auto", params.reference or params.input)
     planned.append(job.estimate(job.params.model_construct(**_completed(job.params, values))))
-    seconds = [one.seconds for one in planned]
     return Estimate(
         memory_bytes=max(one.memory_bytes for one in planned),
         per_thread_bytes=max(one.per_thread_bytes for one in planned),
-        seconds=None,
+        seconds=sum(one.seconds or 0 for one in planned),
         disk_bytes=sum(one.disk_bytes for one in planned),
-        notes=(f"the first map takes about {seconds[0]:.0f} s",) if len(seconds) > 1 and seconds[0] else (),
     )
 
 
