@@ -310,11 +310,30 @@ def test_without_poses(star31: StarWriter, tmp_path: Path) -> None:
     assert read_star(tmp_path / "out.star")["particles"]["rlnAnglePsi"].tolist() == [0, 0, 0]
 
 
-def test_duplicate_rows(table: Path, star31: StarWriter) -> None:
+def test_duplicate_rows(table: Path) -> None:
+    rows = [line for line in table.read_text().split("\n") if "keep" in line]
+    again = rows[0].replace("000003@", "3@").replace("keep0", "keep3")
+    table.write_text(table.read_text().rstrip("\n") + f"\n{again}\n{rows[2]}\n")
     notes: list[str] = []
-    particles = read_particles(star31([*NAMES, "3@a.mrcs", "000001@a.mrcs"]), notes=notes)
+    particles = read_particles(table, notes=notes)
     assert particles.extra["rlnMyColumn"].tolist() == ["keep0", "keep1", "keep2"]
     assert "2 of 5 rows repeat the image of an earlier row (first: row 4, 3@a.mrcs)" in notes[0]
+    assert len(notes) == 1
+
+
+def test_an_image_at_several_poses_is_several_particles(star31: StarWriter) -> None:
+    notes: list[str] = []
+    particles = read_particles(star31([*NAMES, "3@a.mrcs", "000001@a.mrcs"]), notes=notes)
+    assert particles.extra["rlnMyColumn"].tolist() == [f"keep{i}" for i in range(5)]
+    assert particles.views.image_index.tolist() == [2, 0, 0, 2, 0]
+    assert "5 rows show 3 images" in notes[0]
+
+
+def test_repeated_images_without_poses_are_dropped(star31: StarWriter) -> None:
+    notes: list[str] = []
+    path = edit(star31([*NAMES, "3@a.mrcs"]), "_rlnAngleRot", "_rlnSomething")
+    assert len(read_particles(path, notes=notes)) == 3
+    assert "1 of 4 rows repeat" in notes[0]
 
 
 def test_missing_images_are_dropped(table: Path, star31: StarWriter) -> None:

@@ -118,20 +118,40 @@ def _tables(path: Path) -> tuple[Table | None, Table]:
 
 
 def _distinct(path: Path, rows: Table, notes: list[str]) -> tuple[Table, list[str], np.ndarray, np.ndarray]:
-    """Rows of distinct images, the first of each kept, with file names, file number and index in the file."""
+    """Distinct rows, the first of each kept, with file names, file number and index in the file.
+
+    A row repeats an earlier one where image and pose are the same. One image at several poses is several
+    particles: sets expanded by symmetry hold such rows.
+    """
     names = rows["rlnImageName"]
     files, ids, index = split_names(path, "rlnImageName", [str(name) for name in names])
     key = index * len(files) + ids
+    images = len(np.unique(key))
+    if images < len(key):
+        key = _with_pose(path, rows, key)
     kept = np.sort(np.unique(key, return_index=True)[1])
     twice = len(key) - len(kept)
     if twice:
         again = np.setdiff1d(np.arange(len(key)), kept)[0]
         notes.append(
             f"{path.name}: {twice} of {len(key)} rows repeat the image of an earlier row "
-            f"(first: row {again + 1}, {names[again]}); the first row of each image is used"
+            f"(first: row {again + 1}, {names[again]}) at the same pose; the first of each is used"
         )
         rows, ids, index = rows.take(kept), ids[kept], index[kept]
+    if len(kept) > images:
+        notes.append(f"{path.name}: {len(kept)} rows show {images} images, several of them at several poses")
     return rows, files, ids, index
+
+
+def _with_pose(path: Path, rows: Table, key: np.ndarray) -> np.ndarray:
+    """Numbers that agree where ``key`` and the angles and origins agree."""
+    if not all(label in rows for label in ANGLES):
+        return key
+    for label in POSE:
+        if label in rows:
+            codes = np.unique(numbers(path, rows, label), return_inverse=True)[1]
+            key = np.unique(np.stack([key, codes]), axis=1, return_inverse=True)[1].reshape(-1)
+    return key
 
 
 def _group_of_rows(path: Path, optics: Table, rows: Table, notes: list[str]) -> np.ndarray:
