@@ -317,7 +317,7 @@ def test_duplicate_rows(table: Path) -> None:
     notes: list[str] = []
     particles = read_particles(table, notes=notes)
     assert particles.extra["rlnMyColumn"].tolist() == ["keep0", "keep1", "keep2"]
-    assert "2 of 5 rows repeat the image of an earlier row (first: row 4, 3@a.mrcs)" in notes[0]
+    assert "2 of 5 rows repeat image and pose of an earlier row (first: row 4, 3@a.mrcs)" in notes[0]
     assert len(notes) == 1
 
 
@@ -333,7 +333,7 @@ def test_repeated_images_without_poses_are_dropped(star31: StarWriter) -> None:
     notes: list[str] = []
     path = edit(star31([*NAMES, "3@a.mrcs"]), "_rlnAngleRot", "_rlnSomething")
     assert len(read_particles(path, notes=notes)) == 3
-    assert "1 of 4 rows repeat" in notes[0]
+    assert "1 of 4 rows repeat the image of an earlier row" in notes[0]
 
 
 def test_missing_images_are_dropped(table: Path, star31: StarWriter) -> None:

@@ -127,15 +127,17 @@ def _distinct(path: Path, rows: Table, notes: list[str]) -> tuple[Table, list[st
     files, ids, index = split_names(path, "rlnImageName", [str(name) for name in names])
     key = index * len(files) + ids
     images = len(np.unique(key))
-    if images < len(key):
+    posed = all(label in rows for label in ANGLES)
+    if posed and images < len(key):
         key = _with_pose(path, rows, key)
     kept = np.sort(np.unique(key, return_index=True)[1])
     twice = len(key) - len(kept)
     if twice:
         again = np.setdiff1d(np.arange(len(key)), kept)[0]
+        what, kept_rows = ("image and pose", "each") if posed else ("the image", "each image")
         notes.append(
-            f"{path.name}: {twice} of {len(key)} rows repeat the image of an earlier row "
-            f"(first: row {again + 1}, {names[again]}) at the same pose; the first of each is used"
+            f"{path.name}: {twice} of {len(key)} rows repeat {what} of an earlier row "
+            f"(first: row {again + 1}, {names[again]}); the first row of {kept_rows} is used"
         )
         rows, ids, index = rows.take(kept), ids[kept], index[kept]
     if len(kept) > images:
@@ -145,8 +147,6 @@ def _distinct(path: Path, rows: Table, notes: list[str]) -> tuple[Table, list[st
 
 def _with_pose(path: Path, rows: Table, key: np.ndarray) -> np.ndarray:
     """Numbers that agree where ``key`` and the angles and origins agree."""
-    if not all(label in rows for label in ANGLES):
-        return key
     for label in POSE:
         if label in rows:
             codes = np.unique(numbers(path, rows, label), return_inverse=True)[1]
