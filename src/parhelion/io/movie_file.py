@@ -17,8 +17,9 @@ class MovieFile:
     """``count`` frames of ``shape`` (y, x) that stay in their file until they are read.
 
     ``pixel_size_angstrom`` is None where the file does not say, ``notes`` are what the reader had to assume.
-    Rows and columns are as they lie in the file. Threads may share a movie; a copy in another process opens
-    the file itself.
+    Rows and columns are as they lie in the file; ``rows_from_top`` says whether the format's first row is the
+    top of the image (TIFF, EER) or its bottom (MRC). Threads may share a movie; a copy in another process
+    opens the file itself.
     """
 
     path: Path
@@ -26,6 +27,7 @@ class MovieFile:
     shape: tuple[int, int]
     pixel_size_angstrom: float | None = None
     notes: tuple[str, ...] = ()
+    rows_from_top: bool = True
 
     def __len__(self) -> int:
         return self.count
@@ -49,6 +51,8 @@ class MovieFile:
 class MrcMovie(MovieFile):
     """The sections of an MRC file. Raises what ``mrc_header.read_header`` raises, FormatError for transforms,
     stacks of maps and files whose sections do not run along z."""
+
+    rows_from_top = False
 
     def __init__(self, path: Path) -> None:
         header = read_header(path)
