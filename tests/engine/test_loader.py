@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from parhelion.engine.loader import normalise, soft_circle
+from parhelion.engine.loader import normalise, soft_circle, undistorted_shifts
 from parhelion.errors import MetadataError
+from parhelion.fourier.nufft import FourierSampler
+from parhelion.optics.ctf import ctf_of_views
 
 
 def test_bad_images_become_views_that_are_not_valid(kit, clear) -> None:
@@ -67,12 +69,54 @@ def test_normalised_images_have_a_background_of_mean_zero_and_variance_one() -> 
 
 def test_what_the_engine_cannot_do_is_refused_by_name(kit, clear) -> None:
     particles, images, _ = clear
-    stretched = replace(particles.optics[0], name="new scope", magnification=(1.02, 0, 0, 0.98))
-    with pytest.raises(MetadataError, match="new scope has a magnification matrix"):
-        kit.loader_of(replace(particles, optics=(stretched,)), images)
     other = replace(particles.optics[0], pixel_size_angstrom=9.9)
     with pytest.raises(MetadataError, match="one pixel size"):
         kit.loader_of(replace(particles, optics=(particles.optics[0], other)), images)
+
+
+def test_distorted_images_become_those_of_the_undistorted_particle(kit, clear) -> None:
+    """RELION's model, an image's transform at k shows the particle and its CTF at M k, made here directly."""
+    particles, _, molecule = clear
+    matrix = np.array([[1.02, 0.012], [-0.004, 0.97]])
+    group = replace(particles.optics[0], magnification=tuple(matrix.ravel()))
+    particles = replace(particles, optics=(group,)).take(np.arange(4))
+    fy, fx = np.meshgrid(np.fft.fftfreq(kit.BOX), np.fft.rfftfreq(kit.BOX), indexing="ij")
+    image_k = np.stack([fx.ravel(), fy.ravel()])
+    sampler = FourierSampler(molecule)
+
+    def model(k: np.ndarray, optics, shift_angstrom: np.ndarray) -> np.ndarray:
+        """Transforms at the undistorted frequencies ``k (2, m)`` in cycles per pixel."""
+        waves = ctf_of_views(*torch.from_numpy(k / kit.PIXEL), particles.views, optics, np.arange(4)).numpy()
+        slices = np.stack([sampler.at(k.T @ a[:2]) for a in particles.rotation])
+        return slices * waves * np.exp(2j * np.pi * (shift_angstrom[:, :2] / kit.PIXEL) @ k)
+
+    plain = (replace(group, magnification=(1.0, 0.0, 0.0, 1.0)),)
+    moved = undistorted_shifts(particles)
+    seen = model(np.clip(matrix @ image_k, -0.5, 0.5), plain, moved).reshape(4, *fx.shape)
+    seen[:, np.hypot(fx, fy) > 0.46] = 0  # what the sampler cannot know
+    images = np.fft.fftshift(np.fft.irfft2(seen, s=(kit.BOX, kit.BOX)), axes=(1, 2)).astype(np.float32)
+    noise = 1e-4 * np.random.default_rng(1).standard_normal(images.shape).astype(np.float32)
+    loader = kit.loader_of(particles, kit.Images(images + images.std() * noise))
+    count = loader.points.count(11)
+    found = loader.batch(np.arange(4), count)
+    k = np.stack([loader.points.kx[:count].numpy(), loader.points.ky[:count].numpy()]) / kit.BOX
+    expected = model(k.astype(np.float64), plain, moved)
+    for one, other in zip(found.data[:, 0].numpy(), expected):
+        assert np.vdot(one, other).real > 0.998 * np.linalg.norm(one) * np.linalg.norm(other)
+    undistorted = replace(particles, optics=plain)
+    torch.testing.assert_close(
+        found.ctf, kit.loader_of(undistorted, kit.Images(images)).batch(np.arange(4), count).ctf
+    )
+
+
+def test_shifts_go_to_the_undistorted_frame_and_back(clear) -> None:
+    particles, _, _ = clear
+    group = replace(particles.optics[0], magnification=(1.02, 0.012, -0.004, 0.97))
+    particles = replace(particles, optics=(group,))
+    there = undistorted_shifts(particles)
+    assert np.abs(there - particles.shift_xyz_angstrom).max() > 0.02
+    back = undistorted_shifts(replace(particles, shift_xyz_angstrom=there), back=True)
+    np.testing.assert_allclose(back, particles.shift_xyz_angstrom, atol=1e-12)
 
 
 def test_views_of_a_tilt_series_are_in_their_order_and_may_be_missing(kit) -> None:

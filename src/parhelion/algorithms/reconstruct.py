@@ -216,7 +216,7 @@ def _inserted(work: _Work, rows: np.ndarray, stage: str) -> Iterator[list[tuple[
 
 
 def _slices(loader: ParticleLoader, noise: torch.Tensor, rows: np.ndarray) -> tuple[list[Slices], np.ndarray]:
-    rotation, shift = loader.particles.rotation, loader.particles.shift_xyz_angstrom
+    rotation, shift = loader.particles.rotation, loader.shift_xyz_angstrom
     if rotation is None or shift is None:
         raise MetadataError("the particles have no poses")
     batch = loader.batch(rows, len(loader.points)).whitened(noise)

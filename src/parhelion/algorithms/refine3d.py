@@ -23,6 +23,7 @@ from parhelion.algorithms.refine_start import (
 )
 from parhelion.contracts import Cancel, Executor, Observer, ParticleSource
 from parhelion.engine import checkpoint
+from parhelion.engine.loader import undistorted_shifts
 from parhelion.engine.loop import Problem, run_round
 from parhelion.engine.state import RefineState, best_poses
 from parhelion.errors import InputError
@@ -172,7 +173,9 @@ def _refined_particles(
         "rlnMaxValueProbDistribution": weight[usable],
         UNCERTAINTY_COLUMN: _rows(state.uncertainty_deg, usable),
     }
-    found = replace(particles.with_poses(rotation, shift * extent), half=state.half.astype(np.int64))
+    posed = particles.with_poses(rotation, shift * extent)
+    posed = replace(posed, shift_xyz_angstrom=undistorted_shifts(posed, back=True))
+    found = replace(posed, half=state.half.astype(np.int64))
     found = found.take(usable)
     extra = found.extra.with_columns(columns)
     return replace(found, extra=extra), np.flatnonzero(weight == 0)

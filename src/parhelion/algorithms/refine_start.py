@@ -10,7 +10,7 @@ from parhelion.contracts import Cancel, Executor, Observer, ParticleSource
 from parhelion.engine import checkpoint
 from parhelion.engine.candidates import Candidates
 from parhelion.engine.halves import split_halves
-from parhelion.engine.loader import EDGE_PIXELS, ParticleLoader
+from parhelion.engine.loader import EDGE_PIXELS, ParticleLoader, undistorted_shifts
 from parhelion.engine.loop import Problem
 from parhelion.engine.memory import MemoryPlan, plan_memory
 from parhelion.engine.noise import background_noise
@@ -235,7 +235,8 @@ def _no_poses() -> Candidates:
 
 
 def _given_poses(particles: ParticleSet, extent: float) -> Candidates:
-    if particles.rotation is None or particles.shift_xyz_angstrom is None:
+    shift = undistorted_shifts(particles)
+    if particles.rotation is None or shift is None:
         raise MetadataError(
             "a local refinement starts from the particles' poses and the input has none (rlnAngleRot, "
             "rlnAngleTilt, rlnAnglePsi); refine without --local"
@@ -244,6 +245,6 @@ def _given_poses(particles: ParticleSet, extent: float) -> Candidates:
     return Candidates(
         particle=torch.arange(count),
         rotation=torch.from_numpy(np.ascontiguousarray(particles.rotation, dtype=np.float64)),
-        shift=torch.from_numpy(particles.shift_xyz_angstrom.astype(np.float64) / extent),
+        shift=torch.from_numpy(shift.astype(np.float64) / extent),
         weight=torch.ones(count, dtype=torch.float64),
     )

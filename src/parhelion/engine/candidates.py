@@ -105,7 +105,7 @@ def pruned(
 
 
 def _repeats(ordered: Candidates, angle_rad: float, shift: float, operators: Tensor) -> Tensor:
-    """True for a pose within ``angle_rad`` and ``shift`` of a better one of the same particle or its mates."""
+    """True for a pose within ``angle_rad`` and ``shift`` of a better one of its particle, or of its mates."""
     rank = rank_within_particle(ordered.particle)
     repeat = torch.zeros(len(ordered), dtype=torch.bool, device=rank.device)
     trace = 1 + 2 * torch.cos(torch.tensor(angle_rad)).item()

@@ -1,6 +1,6 @@
 """From images to batches: background, mask, transform, Fourier crop, CTF."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from parhelion.contracts import ParticleSource
 from parhelion.engine.batch import ParticleBatch
 from parhelion.engine.points import FourierPoints
 from parhelion.errors import MetadataError
+from parhelion.fourier.image_sampler import ImageSampler
 from parhelion.model.particles import OpticsGroup, ParticleSet
 from parhelion.optics.aberrations import antisymmetric_phase
 from parhelion.optics.ctf import ctf_of_views
@@ -17,11 +18,16 @@ from parhelion.optics.ctf import ctf_of_views
 # Where |CTF| is below this, dividing a premultiplied image by it would only bring noise.
 SMALLEST_CTF = 0.02
 EDGE_PIXELS = 4.0
+UNDISTORTED = (1.0, 0.0, 0.0, 1.0)
 
 
 @dataclass(eq=False, kw_only=True)
 class ParticleLoader:
     """Batches of ``particles`` on ``points``, masked by a soft circle of ``diameter_angstrom``.
+
+    Images of a group with a magnification matrix ``M`` are sampled at ``M⁻¹ k``: what the engine sees at
+    ``k`` is the undistorted particle, and all groups share their slices. ``shift_xyz_angstrom`` are the
+    particles' shifts in that frame (``undistorted_shifts``).
 
     Transforms are kept in memory while they fit into ``cache_bytes``; beyond that images are read again
     each round. Images that are not finite or constant become views that are not valid; ``bad_views``
@@ -40,10 +46,18 @@ class ParticleLoader:
         optics = self.particles.optics
         self.pixel_size_angstrom = optics[0].pixel_size_angstrom
         for group in optics:
-            _refuse_unsupported(group, self.pixel_size_angstrom)
+            _refuse_another_pixel_size(group, self.pixel_size_angstrom)
         self.box = self.source.box
         self.extent_angstrom = self.box * self.pixel_size_angstrom
         self.mask = soft_circle(self.box, self.diameter_angstrom / 2 / self.pixel_size_angstrom)
+        # CTF and aberrations are taken at the undistorted frequencies, where the images are sampled
+        self._optics = tuple(replace(group, magnification=UNDISTORTED) for group in optics)
+        self._samplers = {
+            number: _sampler(group, self.points)
+            for number, group in enumerate(optics)
+            if group.magnification != UNDISTORTED
+        }
+        self.shift_xyz_angstrom = undistorted_shifts(self.particles)
         self._rows, self.tilts = _view_rows(self.particles)
         self._cache: dict[int, Tensor] = {}
         self._cache_left = self.cache_bytes
@@ -91,10 +105,12 @@ class ParticleLoader:
         images = torch.from_numpy(self.source.images(views))
         images, good = normalise(images, self.mask)
         data = transform(images * self.mask, self.points)
-        for number, group in enumerate(self.particles.optics):
+        for number, group in enumerate(self._optics):
             member = torch.from_numpy(self.particles.views.optics_group[views] == number)
             if not bool(member.any()):
                 continue
+            if number in self._samplers:
+                data[member] = self._samplers[number](images[member] * self.mask)
             if any(group.beam_tilt_xy_mrad) or any(group.odd_zernike):
                 phase = antisymmetric_phase(*self._frequencies(len(self.points)), group).float()
                 data[member] *= torch.polar(torch.ones_like(phase), -phase)
@@ -111,15 +127,34 @@ class ParticleLoader:
         )
 
     def _ctf(self, views: np.ndarray, count: int) -> Tensor:
-        return ctf_of_views(*self._frequencies(count), self.particles.views, self.particles.optics, views)
+        return ctf_of_views(*self._frequencies(count), self.particles.views, self._optics, views)
 
 
-def _refuse_unsupported(group: OpticsGroup, pixel_size_angstrom: float) -> None:
-    if not np.allclose(group.magnification, (1, 0, 0, 1)):
-        raise MetadataError(
-            f"optics group {group.name} has a magnification matrix {group.magnification} (rlnMagMat…), "
-            "which is not applied yet; correct the images first or set it to the identity"
-        )
+def _sampler(group: OpticsGroup, points: FourierPoints) -> ImageSampler:
+    """Samples images of ``group`` where the undistorted particle has the frequencies ``points``."""
+    inverse = np.linalg.inv(np.reshape(group.magnification, (2, 2)))
+    grid = np.stack([points.kx.numpy(), points.ky.numpy()]).astype(np.float64) / points.box
+    # the outermost points may leave the box's transform by the distortion; they take its border
+    return ImageSampler(points.box, *np.clip(inverse @ grid, -0.5, 0.5))
+
+
+def undistorted_shifts(particles: ParticleSet, back: bool = False) -> np.ndarray | None:
+    """Shifts ``(n, 3)`` in Å of the undistorted particles; with ``back``, of the images from such shifts.
+
+    A shift ``t`` of an image multiplies its transform at ``M⁻¹ k`` by the phase of ``M⁻ᵀ t`` at ``k``.
+    """
+    shift = particles.shift_xyz_angstrom
+    if shift is None or all(group.magnification == UNDISTORTED for group in particles.optics):
+        return shift
+    matrices = np.stack([np.reshape(group.magnification, (2, 2)) for group in particles.optics])
+    change = matrices.mT if back else np.linalg.inv(matrices).mT
+    first_view = np.unique(particles.views.particle, return_index=True)[1]
+    moved = shift.copy()
+    moved[:, :2] = np.einsum("nij,nj->ni", change[particles.views.optics_group[first_view]], shift[:, :2])
+    return moved
+
+
+def _refuse_another_pixel_size(group: OpticsGroup, pixel_size_angstrom: float) -> None:
     if abs(group.pixel_size_angstrom / pixel_size_angstrom - 1) > 1e-4:
         raise MetadataError(
             f"optics group {group.name} has {group.pixel_size_angstrom} Å per pixel, the first group "

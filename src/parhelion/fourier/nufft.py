@@ -24,15 +24,19 @@ def _beta(width: int) -> float:
     return math.pi * math.sqrt((width / PADDING) ** 2 * (PADDING - 0.5) ** 2 - 0.8)
 
 
-def _kernel_table(width: int) -> np.ndarray:
-    """Kaiser–Bessel kernel at distances 0 … width / 2 in steps of 1 / TABLE_STEPS, and a few zeros."""
-    t = np.arange(width // 2 * TABLE_STEPS + 2) / TABLE_STEPS
-    inside = np.sqrt(np.clip(1 - (2 * t / width) ** 2, 0, None))
-    kernel = np.where(2 * t <= width, np.i0(_beta(width) * inside), 0.0) / width
+def kernel_values(distance: np.ndarray, width: int) -> np.ndarray:
+    """Kaiser–Bessel kernel ``width`` samples wide at ``distance`` samples, float32; 0 beyond its edge."""
+    inside = np.sqrt(np.clip(1 - (2 * distance / width) ** 2, 0, None))
+    kernel = np.where(2 * distance <= width, np.i0(_beta(width) * inside), 0.0) / width
     return kernel.astype(np.float32)
 
 
-def _kernel_transform(position: np.ndarray, width: int) -> np.ndarray:
+def _kernel_table(width: int) -> np.ndarray:
+    """The kernel at distances 0 … width / 2 in steps of 1 / TABLE_STEPS, and a few zeros."""
+    return kernel_values(np.arange(width // 2 * TABLE_STEPS + 2) / TABLE_STEPS, width)
+
+
+def kernel_transform(position: np.ndarray, width: int) -> np.ndarray:
     """Transform of the kernel at ``position`` in units of the padded box."""
     root = np.sqrt(_beta(width) ** 2 - (math.pi * width * position) ** 2)
     return np.sinh(root) / root
@@ -91,7 +95,7 @@ class FourierSampler:
         self.size = PADDING * n
         self.width = width
         position = (np.arange(n) - n // 2) / self.size
-        taper = 1.0 / _kernel_transform(position, width)
+        taper = 1.0 / kernel_transform(position, width)
         deconvolved = volume * taper[:, None, None] * taper[None, :, None] * taper[None, None, :]
         padded = np.zeros((self.size,) * 3, np.float32)
         start = self.size // 2 - n // 2
