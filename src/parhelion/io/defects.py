@@ -1,8 +1,8 @@
 """Defects of detectors: images of them, rectangles as text, and SerialEM's lists.
 
 - An image (MRC, TIFF): every value that is not 0 marks a bad pixel.
-- Text with four numbers in a line, ``x y w h`` (MotionCor2, RELION): the rectangle's first column and row, from
-  0, and its size. Rows count from the bottom of the image, the way those programs read TIFF movies too.
+- Text with four numbers in a line, ``x y w h`` (MotionCor2, RELION): the rectangle's first column and row,
+  from 0, and its size. Rows count from the bottom of the image, the way those programs read TIFF movies too.
 - SerialEM's ``defects_*.txt`` (the list that IMOD's ``clip defect -D`` reads): full and partial columns and
   rows, pixels, the usable area, with the camera's size. Rows count from the top.
 """
@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from parhelion.errors import FormatError, InputError
-from parhelion.io.formats import format_of, open_images
+from parhelion.io.formats import open_images
 from parhelion.io.gain import check_size, oriented
 
 HEAD_BYTES = 4096
+EDGE = 0.05
+"""Share of a frame's width by which it may differ from the camera's: programs cut or keep the dark edge."""
 SERIALEM_COUNTS = {
     "CameraSizeX": 1,
     "CameraSizeY": 1,
@@ -40,10 +42,10 @@ def read_defects(
 ) -> np.ndarray:
     """Bad pixels ``(y, x)`` bool of frames of ``shape``.
 
-    ``rows_from_top`` says where the first row of the frames is (``MovieFile.rows_from_top``); texts are turned
-    to it. ``rotation`` and ``flip`` orient images of defects as the gain reference (``io.gain``). ``notes``
-    receives the number of bad pixels. Raises FormatError where the file is damaged, InputError where its size
-    does not fit the frames.
+    ``rows_from_top`` says where the first row of the frames is (``MovieFile.rows_from_top``); texts are
+    turned to it. ``rotation`` and ``flip`` orient images of defects as the gain reference (``io.gain``).
+    ``notes`` receives the number of bad pixels. Raises FormatError where the file is damaged,
+    InputError where its size does not fit the frames.
     """
     path = Path(path)
     text = _text(path)
@@ -78,7 +80,6 @@ def _text(path: Path) -> list[str] | None:
 
 
 def _from_image(path: Path, shape: tuple[int, int], rotation: int, flip: int) -> np.ndarray:
-    format_of(path, kind="stack")
     stack = open_images(path)
     if len(stack) != 1:
         raise FormatError(f"{path} holds {len(stack)} images, a map of defects is one")
@@ -108,7 +109,8 @@ def _from_rectangles(path: Path, lines: list[str], shape: tuple[int, int]) -> np
             raise FormatError(f"{path}: the rectangle {line[:60]!r} (x y w h) is empty")
         if x >= shape[1] or y >= shape[0] or x + width <= 0 or y + height <= 0:
             raise InputError(
-                f"{path}: the rectangle {line[:60]!r} (x y w h) lies outside frames of {shape[1]} x {shape[0]}"
+                f"{path}: the rectangle {line[:60]!r} (x y w h) lies outside frames of "
+                f"{shape[1]} x {shape[0]} pixels"
             )
         bad[max(y, 0) : y + height, max(x, 0) : x + width] = True
     return bad
@@ -130,16 +132,23 @@ def _from_serialem(path: Path, lines: list[str], shape: tuple[int, int]) -> np.n
         else:
             entries.append((word, numbers))
     camera = (size["CameraSizeY"], size["CameraSizeX"])
-    if min(camera) <= 0 or max(camera) > 10 * max(shape):
+    if min(camera) <= 0:
         raise FormatError(f"{path} gives the camera's size as {camera[1]} x {camera[0]} (CameraSizeX, Y)")
+    factor = _upsampling(camera, shape)
+    if factor is None:
+        check_size(camera, shape, f"the camera of {path}", "gain")
     bad = np.zeros(camera, bool)
     for word, numbers in entries:
         _mark(bad, word, numbers)
+    return _centred(bad.repeat(factor or 1, axis=0).repeat(factor or 1, axis=1), shape)
+
+
+def _upsampling(camera: tuple[int, int], shape: tuple[int, int]) -> int | None:
+    """How many times finer frames are than their camera's pixels, None where they do not belong together."""
     for factor in (1, 2, 4):
-        if all(abs(n - c * factor) <= 0.05 * n for n, c in zip(shape, camera)):
-            return _centred(bad.repeat(factor, axis=0).repeat(factor, axis=1), shape)
-    check_size(camera, shape, f"the list of defects {path}", "gain")
-    return bad
+        if all(abs(n - c * factor) <= EDGE * n for n, c in zip(shape, camera)):
+            return factor
+    return None
 
 
 def _mark(bad: np.ndarray, word: str, numbers: list[int]) -> None:

@@ -1,11 +1,11 @@
 """Gain and dark references of detectors: MRC or TIFF, the ``.gain`` files of EER cameras among them.
 
 A gain reference is multiplied. It must lie as the movie's frames do, which parhelion reads as they are
-stored: the first row of an MRC file is the bottom of the image, that of a TIFF or EER file its top. A reference
-in the other kind of file than its movie is therefore mirrored in y (flip 1). ``rotation`` and ``flip`` do what
-RELION's ``--gain_rot`` and ``--gain_flip`` do to the stored reference, but RELION turns TIFF movies upside down
-when it reads them: for a TIFF movie with an MRC gain, RELION's flips 0, 1, 2 are here flip 1, flip 0, and flip
-0 with two quarter turns more.
+stored: the first row of an MRC file is the bottom of the image, that of a TIFF or EER file its top. A
+reference in the other kind of file than its movie is therefore mirrored in y (flip 1). ``rotation`` and
+``flip`` do what RELION's ``--gain_rot`` and ``--gain_flip`` do to the stored reference. But RELION turns TIFF
+movies upside down when it reads them: for a TIFF movie with an MRC gain, RELION's flips 0, 1 and 2 are here
+flip 1, flip 0, and flip 0 with two quarter turns more.
 """
 
 from pathlib import Path
@@ -106,8 +106,8 @@ def check_size(found: tuple[int, ...], expected: tuple[int, int], what: str, opt
         advice = f"a quarter turn would fit: --{option}-rot 1 or 3"
     elif factor == expected[1] / x and factor.is_integer():
         advice = (
-            f"the frames are exactly {factor:.0f} times finer: a reference of super-resolution frames is needed, "
-            "or frames that are not up-sampled"
+            f"the frames are exactly {factor:.0f} times finer: a reference of super-resolution frames is "
+            "needed, or frames that are not up-sampled"
         )
     elif factor == expected[1] / x and (1 / factor).is_integer():
         advice = f"the reference is exactly {1 / factor:.0f} times finer: give one of the frames' size"
