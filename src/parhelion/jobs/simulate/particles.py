@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, model_validator
 
-from parhelion.jobs._inputs import MAP_SUFFIXES, ModelFile, Symmetry
+from parhelion.jobs._inputs import ModelFile, Symmetry
+from parhelion.jobs.simulate._molecule import is_map, molecule_box, molecule_density
 from parhelion.registry import Estimate, JobParams, Output, Result, declare, option
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 SAMPLE, NOISE, OPTICS = "Molecule and images", "Noise", "Microscope"
 DEFAULT_SNR = 0.1
 SHOWN = 8
+BOX_PER_DIAMETER = 1.6
 Micrometres = Annotated[float, Field(ge=-1, le=10)]
 
 
@@ -97,7 +99,7 @@ class Params(JobParams):
             raise ValueError("--snr and --dose both set the noise; give one")
         if self.defocus_range[0] > self.defocus_range[1]:
             raise ValueError("--defocus-range takes the lower defocus first")
-        from_map = self.model.suffix.lower() in MAP_SUFFIXES
+        from_map = is_map(self.model)
         if from_map and self.dose is not None:
             raise ValueError("--dose needs an atomic model: a map's densities have no physical scale")
         if from_map and self.symmetry.lower() != "c1":
@@ -120,7 +122,7 @@ def estimate(params: Params) -> Estimate:
     from parhelion.jobs._maps import projecting
 
     box, pixel = _frame(params)
-    from_map = params.model.suffix.lower() in MAP_SUFFIXES
+    from_map = is_map(params.model)
     fine = box if from_map else box * max(2, math.ceil(pixel / 1.2))
     return projecting(box, params.count, memory_before=26 * fine**3)
 
@@ -174,56 +176,17 @@ def _rows(count: int) -> "np.ndarray":
 
 def _frame(params: Params) -> tuple[int, float]:
     """Box and pixel size of the images."""
-    from parhelion.io import mrc
-
-    if params.model.suffix.lower() in MAP_SUFFIXES:
-        header = mrc.read_header(params.model)
-        pixel = (
-            params.pixel_size
-            or header.pixel_size_angstrom
-            or mrc.read_volume(params.model).pixel_size_angstrom
-        )
-        extent = max(header.shape) * (header.pixel_size_angstrom or pixel)
-        return params.box or max(16, 2 * round(extent / pixel / 2)), pixel
-    pixel = params.pixel_size or 1.0
-    if params.box is not None:
-        return params.box, pixel
-    import numpy as np
-
-    from parhelion.algorithms.simulate.density import atom_positions, centre_of_mass, read_model
-
-    structure = read_model(params.model)
-    positions, _ = atom_positions(structure)
-    radius = float(np.linalg.norm(positions - centre_of_mass(structure), axis=1).max())
-    return max(16, 8 * int(np.ceil(3.2 * radius / pixel / 8))), pixel
+    if params.box is not None and not is_map(params.model):
+        return params.box, params.pixel_size or 1.0
+    box, pixel = molecule_box(params.model, params.pixel_size, BOX_PER_DIAMETER)
+    return params.box or box, pixel
 
 
 def _density(context: "Context", params: Params) -> "Volume":
-    from parhelion.algorithms.simulate.density import density_from_model
-    from parhelion.fourier.filters import lowpass
-    from parhelion.fourier.resample import resample_volume
-    from parhelion.geometry.symmetry import symmetry_group
-    from parhelion.io import mrc
-
     box, pixel = _frame(params)
-    if params.model.suffix.lower() not in MAP_SUFFIXES:
-        return density_from_model(
-            params.model,
-            box,
-            pixel,
-            resolution_angstrom=params.resolution,
-            symmetry=symmetry_group(params.symmetry),
-            observer=context,
-        )
-    header = mrc.read_header(params.model)
-    volume = mrc.read_volume(params.model, None if header.pixel_size_angstrom else pixel)
-    if volume.data.shape != (box, box, box) or abs(volume.pixel_size_angstrom / pixel - 1) > 1e-4:
-        shape = " x ".join(str(n) for n in volume.data.shape)
-        context.notice(
-            f"the map ({shape} at {volume.pixel_size_angstrom:.4g} Å) was resampled to {box} at {pixel:.4g} Å"
-        )
-        volume = resample_volume(volume, box, pixel)
-    return lowpass(volume, params.resolution) if params.resolution else volume
+    return molecule_density(
+        context, params.model, box, pixel, symmetry=params.symmetry, resolution_angstrom=params.resolution
+    )
 
 
 def _write_images(context: "Context", simulated: "SimulatedParticles") -> "np.ndarray":
