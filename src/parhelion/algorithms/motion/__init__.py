@@ -1,0 +1,1 @@
+"""From the frames of a movie to one micrograph: alignment of whole frames, local motion, sums."""

@@ -1,0 +1,298 @@
+"""How likely frames are, given their shifts: signal that moves, a pattern that does not, and noise.
+
+At each frequency ``k`` frame ``i`` shows ``F_i = q_i ē_i S + P + noise``: the specimen ``S`` moved by minus the frame's
+shift ``d_i`` (``ē_i = exp(2πi k·d_i)``) and weakened by damage (``q_i``), a fixed pattern ``P`` of the detector
+(an imperfect gain reference), and noise of power ``N``. With complex Gaussian ``S`` and ``P`` of power ``σ_s²`` and ``σ_p²``
+per ring both can be integrated out, and what remains is the likelihood of the shifts alone:
+
+    L = Σ_k |G|² / (N D) − log D,   G = Σ_i q_i a_i (F_i − c U),   D = Σ q_i² − c |M|² + N / σ_s²
+
+with ``a_i = conj(ē_i)``, ``U = Σ F_i``, ``M = Σ q_i a_i`` and ``c = σ_p² / (N + n σ_p²)``. Without a pattern (``c = 0``) ``|G|²`` is the
+power of the aligned sum: all pairs of frames are correlated at once, each weighted as its ring deserves,
+and a frame is never compared with itself, since its own ``|F_i|²`` does not depend on the shift. With
+a pattern, ``c`` takes the unaligned mean away and the terms in ``|M|²`` take back the repulsion from zero
+shift that plain subtraction causes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+
+from parhelion.algorithms.motion import kernels
+from parhelion.algorithms.motion.band import Band
+from parhelion.contracts import Executor, SerialExecutor
+
+PARTS = 8
+"""Ranges of rows that are summed one by one, whatever the number of threads: the same bytes come out."""
+PATTERN_SIGMAS = 6.0
+"""A fixed pattern is believed in when all rings together show it at this many standard deviations."""
+UNRESOLVED = 0.9
+"""Where |M|² is closer to its greatest value than this, moving and fixed cannot be told apart."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Powers:
+    """Power per ring ``(shells,)`` of noise in a frame, of the moving signal, and of the fixed pattern."""
+
+    noise: np.ndarray
+    signal: np.ndarray
+    pattern: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frames:
+    """Transforms ``(n, 2, ny, nx)`` float32 of frames in a band, and their amplitudes ``(n, shells)`` after damage."""
+
+    band: Band
+    data: np.ndarray
+    amplitude: np.ndarray
+    executor: Executor = field(default_factory=SerialExecutor)
+
+    @cached_property
+    def plain(self) -> np.ndarray:
+        """The unaligned sum ``(2, ny, nx)``."""
+        return np.asarray(self.data.sum(axis=0))
+
+    @cached_property
+    def squares(self) -> np.ndarray:
+        """Σ q² per ring."""
+        return np.asarray((self.amplitude.astype(np.float64) ** 2).sum(axis=0))
+
+    def up_to(self, cycles_per_pixel: float) -> "Frames":
+        """The same frames in the band up to a frequency; a copy where that is much less."""
+        small, rows = self.band.taken(cycles_per_pixel)
+        data = self.data[:, :, rows, : len(small.frequency_x)]
+        return replace(self, band=small, data=data)
+
+    def sums(self, shift_px: np.ndarray, with_phase: bool = True) -> tuple[np.ndarray, np.ndarray]:
+        """``Σ q a F`` and ``Σ q a``, each ``(2, ny, nx)``, at these shifts ``(n, 2)``."""
+        total = np.zeros(self.data.shape[1:], np.float32)
+        phase = np.zeros_like(total)
+        ramp_y, ramp_x = self.band.ramps(shift_px)
+
+        def work(rows: tuple[int, int]) -> None:
+            kernels.aligned_sums(
+                self.data, ramp_y, ramp_x, self.amplitude, self.band.shell, self.band.runs,
+                total, phase, with_phase, rows[0], rows[1],
+            )  # fmt: skip
+
+        for _ in self.executor.map(work, row_parts(total.shape[1])):
+            pass
+        return total, phase
+
+    def ring_powers(self, total: np.ndarray, phase: np.ndarray) -> np.ndarray:
+        """See ``kernels.ring_powers``."""
+        return np.asarray(
+            kernels.ring_powers(
+                self.data,
+                total,
+                phase,
+                self.plain,
+                self.band.shell,
+                self.band.runs,
+                len(self.band.shell_count),
+            )
+        )
+
+
+def row_parts(rows: int) -> list[tuple[int, int]]:
+    """Ranges that divide ``rows``."""
+    edges = np.linspace(0, rows, min(PARTS, rows) + 1).astype(int)
+    return [(int(a), int(b)) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+
+
+def measure_powers(frames: Frames, shift_px: np.ndarray, allow_pattern: bool = True) -> Powers:
+    """Powers per ring from the frames aligned by these shifts.
+
+    The power of the aligned sum, of the plain sum and of single frames are three linear equations for
+    signal, pattern and noise. Where the shifts are too small to tell moving from fixed, all is signal.
+    """
+    total, phase = frames.sums(shift_px)
+    return powers_of_rings(
+        frames.ring_powers(total, phase), frames.band.shell_count, frames.amplitude, allow_pattern
+    )
+
+
+def powers_of_rings(
+    rings: np.ndarray, points: np.ndarray, amplitude: np.ndarray, allow_pattern: bool = True
+) -> Powers:
+    """Powers from the ring sums of ``kernels.ring_powers`` over ``points`` ``(shells,)`` points each."""
+    n = len(amplitude)
+    squares = (amplitude.astype(np.float64) ** 2).sum(axis=0)
+    each, aligned, plain, phase = (rings / np.maximum(points, 1)[:, None]).T
+    resolved = (phase < UNRESOLVED * n * squares) & (points > 0) & (n > 2)
+    signal, noise = _two_powers(each, aligned, squares, n)
+    pattern = np.zeros_like(signal)
+    if allow_pattern and resolved.any():
+        three = _three_powers(each, aligned, plain, phase, squares, n)
+        error = three[0] * _leverage(phase, squares, n) / np.sqrt(np.maximum(points, 1))
+        certainty = 1 / np.maximum(error[resolved], np.finfo(np.float32).tiny) ** 2
+        strength = (three[2][resolved] * certainty).sum() / np.sqrt(certainty.sum())
+        if strength > PATTERN_SIGMAS:
+            noise = np.where(resolved, three[0], noise)
+            signal = np.where(resolved, three[1], signal)
+            pattern = np.where(resolved, np.maximum(_smooth(three[2], points * resolved), 0), 0)
+    floor = np.max(each, initial=0.0) * 1e-7 + np.finfo(np.float32).tiny
+    noise = np.maximum(noise, np.maximum(floor, 1e-3 * each))
+    smooth = _smooth(signal, points)
+    # a ring whose signal is less than what chance gives has nothing to say about shifts
+    chance = noise / (np.maximum(squares, 1e-6) * np.sqrt(np.maximum(3 * points, 1)))
+    return Powers(noise=noise, signal=np.where(smooth > 2 * chance, smooth, 0.0), pattern=pattern)
+
+
+def _two_powers(
+    each: np.ndarray, aligned: np.ndarray, squares: np.ndarray, n: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Signal and noise from E|ΣqaF|² = N Q + S Q² and E Σ|F|² = n N + S Q."""
+    determinant = squares * (n * squares - squares)
+    safe = np.maximum(determinant, 1e-12)
+    signal = (n * aligned - squares * each) / safe
+    noise = (each * squares - aligned) / np.maximum(n * squares - squares, 1e-12)
+    if n == 1:
+        return np.zeros_like(each), each
+    return signal, noise
+
+
+def _three_powers(
+    each: np.ndarray, aligned: np.ndarray, plain: np.ndarray, phase: np.ndarray, squares: np.ndarray, n: int
+) -> np.ndarray:
+    """Noise, signal and pattern ``(3, shells)`` from the three mean powers."""
+    matrix = np.empty((len(each), 3, 3))
+    matrix[:, 0] = np.stack([np.full_like(squares, n), squares, np.full_like(squares, n)], axis=1)
+    matrix[:, 1] = np.stack([squares, squares**2, phase], axis=1)
+    matrix[:, 2] = np.stack([np.full_like(squares, n), phase, np.full_like(squares, n**2)], axis=1)
+    right = np.stack([each, aligned, plain], axis=1)[..., None]
+    return np.asarray((np.linalg.pinv(matrix) @ right)[..., 0].T)
+
+
+def _leverage(phase: np.ndarray, squares: np.ndarray, n: int) -> np.ndarray:
+    """Roughly the standard error of the pattern's power, per noise power and root of points."""
+    coherence = np.clip(phase / np.maximum(n * squares, 1e-12), 0, UNRESOLVED)
+    return 1.0 / (n * (1 - coherence))
+
+
+def _smooth(values: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Running mean over five rings weighted by their numbers of points."""
+    window = np.array([1.0, 2.0, 3.0, 2.0, 1.0])
+    weight = np.convolve(points, window, mode="same")
+    return np.asarray(np.convolve(values * points, window, mode="same") / np.maximum(weight, 1e-12))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Likelihood:
+    """The likelihood of shifts under given powers, its slope and its expected curvature."""
+
+    frames: Frames
+    powers: Powers
+
+    @cached_property
+    def table(self) -> np.ndarray:
+        """What ``kernels.slope_factors`` needs per ring: 1/N, c, Σq² + N/S, Σq² S/N + 1."""
+        noise, signal, pattern = self.powers.noise, self.powers.signal, self.powers.pattern
+        squares, ratio = self.frames.squares, signal / noise
+        c = pattern / (noise + len(self.frames.data) * pattern)
+        with np.errstate(divide="ignore"):
+            depth = np.where(ratio > 0, squares + 1 / ratio, np.inf)
+        return np.stack([1 / noise, c, depth, squares * ratio + 1], axis=1)
+
+    def constant(self) -> float:
+        """What does not depend on the shifts, so that different powers can be compared."""
+        points, plain = self.frames.band.shell_count, self.frames.plain
+        rings = self.frames.ring_powers(plain, plain)
+        noise, pattern, n = self.powers.noise, self.powers.pattern, len(self.frames.data)
+        c = pattern / (noise + n * pattern)
+        terms = -(rings[:, 0] - c * rings[:, 2]) / noise
+        terms -= points * (n * np.log(noise) + np.log1p(n * pattern / noise))
+        return float(terms[points > 0].sum())
+
+    def evaluate(self, shift_px: np.ndarray) -> tuple[float, np.ndarray]:
+        """The likelihood (up to ``constant``) at shifts ``(n, 2)`` and its slope ``(n, 2)`` per pixel."""
+        frames, band = self.frames, self.frames.band
+        total, phase = frames.sums(shift_px, with_phase=bool(self.powers.pattern.any()))
+        plain, table = frames.plain, self.table
+        of_frame, of_phase = np.zeros_like(total), np.zeros_like(total)
+        ramp_y, ramp_x = band.ramps(shift_px)
+
+        def work(rows: tuple[int, int]) -> tuple[float, np.ndarray]:
+            out = np.zeros((len(frames.data), 2))
+            value = kernels.slope_factors(
+                total, phase, plain, band.shell, band.runs, table, of_frame, of_phase, rows[0], rows[1]
+            )
+            kernels.frame_slope(
+                frames.data, ramp_y, ramp_x, frames.amplitude, band.shell, band.runs, of_frame, of_phase,
+                band.frequency_y, band.frequency_x, out, rows[0], rows[1],
+            )  # fmt: skip
+            return value, out
+
+        value, slope = 0.0, np.zeros((len(frames.data), 2))
+        for part, out in frames.executor.map(work, row_parts(total.shape[1])):
+            value += part
+            slope += out
+        return value, slope
+
+    def information(self) -> np.ndarray:
+        """Expected curvature ``(n, n)`` per axis in 1/px² of the likelihood, without a pattern.
+
+        ``Σ_k ½ (2πk)² · 2 S/(N D) (δ_ij q_i² Σq² − q_i² q_j²)``; its null vector is a common shift.
+        """
+        q2 = self.frames.amplitude.astype(np.float64) ** 2
+        weight = self.ring_information()
+        cross = (q2 * weight) @ q2.T
+        return np.asarray(np.diag((q2 * weight * q2.sum(axis=0)).sum(axis=1)) - cross)
+
+    def ring_information(self) -> np.ndarray:
+        """The factor of each ring ``(shells,)`` in ``information``."""
+        ratio, band = self.powers.signal / self.powers.noise, self.frames.band
+        per_point = (2 * np.pi * band.shell_frequency) ** 2 * ratio**2 / (ratio * self.frames.squares + 1)
+        return np.asarray(band.shell_count * per_point)
+
+    def climb(
+        self,
+        start: np.ndarray,
+        prior: np.ndarray,
+        *,
+        threshold_px: float,
+        iterations: int,
+    ) -> tuple[np.ndarray, float, int]:
+        """The shifts that maximise likelihood and prior, from ``start`` ``(n, 2)``: shifts, value, rounds.
+
+        ``prior`` ``(n, n)`` is the curvature of a quadratic prior per axis. Steps are Newton's with the expected
+        curvature, halved until the value rises; they end when none moves a frame by ``threshold_px``, with
+        that last step made.
+        """
+        return climb(self.evaluate, self.information() + prior, prior, start, threshold_px, iterations)
+
+
+def climb(
+    evaluate: Callable[[np.ndarray], tuple[float, np.ndarray]],
+    curvature: np.ndarray,
+    prior: np.ndarray,
+    start: np.ndarray,
+    threshold_px: float,
+    iterations: int,
+) -> tuple[np.ndarray, float, int]:
+    """Newton's method for shifts ``(n, 2)``, the axes apart, as ``Likelihood.climb`` describes."""
+    inverse = np.linalg.pinv(curvature, rcond=1e-9, hermitian=True)
+    shift = start - start.mean(axis=0)
+
+    def both(at: np.ndarray) -> tuple[float, np.ndarray]:
+        value, slope = evaluate(at)
+        return value - 0.5 * float((at * (prior @ at)).sum()), slope - prior @ at
+
+    value, slope = both(shift)
+    for iteration in range(1, iterations + 1):
+        step = inverse @ slope
+        longest = float(np.abs(step).max(initial=0.0))
+        for _ in range(6):
+            found, found_slope = both(shift + step)
+            if found >= value:
+                shift, value, slope = shift + step, found, found_slope
+                break
+            step = step / 2
+        else:
+            return shift, value, iteration
+        if longest < threshold_px:
+            return shift, value, iteration
+    return shift, value, iterations

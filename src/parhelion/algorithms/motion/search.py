@@ -1,0 +1,185 @@
+"""A first track from nothing: correlations of all pairs of frames, and the track that they agree on.
+
+Single frames are too weak to be aligned one by one, and their plain sum is blurred by the drift. All pairs
+together know the drift long before any one of them shows a peak: first the straight line whose pairs agree
+best is searched exhaustively, then each frame in turn is moved to where it agrees best with all others.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.fft
+
+from parhelion.algorithms.motion.likelihood import Frames
+
+MOST_BLOCKS = 24
+"""Frames are summed in pairs, triples … until at most this many remain: more pairs add cost, not information."""
+LINE_POINTS = 61
+"""Straight lines tried along each axis."""
+SWEEPS = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSettings:
+    """All lengths in pixels: detail to search with, the largest and least shift, and the B-factor in px²."""
+
+    detail_px: float
+    max_shift_px: float
+    min_shift_px: float
+    bfactor_px2: float
+
+
+def first_tracks(frames: Frames, noise: np.ndarray, settings: SearchSettings) -> list[np.ndarray]:
+    """Candidate tracks ``(n, 2)`` in pixels: with and without the unaligned mean, which a fixed pattern spoils.
+
+    ``noise`` ``(shells,)`` whitens. The caller decides between the candidates, and the frame that never moves.
+    """
+    count = len(frames.data)
+    blocks = _blocks(count)
+    windows = _Windows(_coarse(frames, blocks, noise, settings), frames.band.shape, settings)
+    plain = windows.track(settings.min_shift_px, settings.max_shift_px)
+    windows.without_mean()
+    less_mean = windows.track(0.0, settings.max_shift_px)
+    return [np.zeros((count, 2)), _per_frame(plain, blocks), _per_frame(less_mean, blocks)]
+
+
+def _blocks(count: int) -> np.ndarray:
+    """Number of the block that each frame belongs to."""
+    return np.arange(count) // -(-count // MOST_BLOCKS)
+
+
+def _per_frame(track: np.ndarray, blocks: np.ndarray) -> np.ndarray:
+    """A track of frames from one of blocks, in straight pieces between their middles."""
+    if len(track) == len(blocks):
+        return track
+    frame = np.arange(len(blocks))
+    middle = np.array([frame[blocks == b].mean() for b in range(len(track))])
+    inside = [np.interp(frame, middle, track[:, axis]) for axis in (0, 1)]
+    out = np.stack(inside, axis=1)
+    # beyond the outer middles go on as straight as the last two blocks
+    for beyond, near, far in ((frame < middle[0], 0, 1), (frame > middle[-1], -1, -2)):
+        slope = (track[near] - track[far]) / (middle[near] - middle[far])
+        out[beyond] = track[near] + (frame[beyond] - middle[near])[:, None] * slope
+    return out
+
+
+def _coarse(frames: Frames, blocks: np.ndarray, noise: np.ndarray, settings: SearchSettings) -> np.ndarray:
+    """Whitened block sums ``(blocks, ny, nx)`` complex64 down to the searched detail, B-factor applied."""
+    small = frames.up_to(1 / settings.detail_px)
+    band, shell = small.band, small.band.shell
+    square = band.frequency_y[:, None] ** 2 + band.frequency_x[None, :] ** 2
+    weight = np.exp(-settings.bfactor_px2 * square / 4) / np.sqrt(noise)[shell]
+    weight = np.where(shell >= 0, weight, 0.0).astype(np.float32)
+    data = np.zeros((blocks[-1] + 1, *shell.shape), np.complex64)
+    for block, (real, imaginary) in zip(blocks, small.data, strict=True):
+        data[block].real += weight * real
+        data[block].imag += weight * imaginary
+    return data
+
+
+class _Windows:
+    """Correlations of all pairs of blocks for relative shifts on a grid around zero.
+
+    ``pairs[i, j]`` ``(2 half_y + 1, 2 half_x + 1)`` is greatest at the shift of ``i`` less that of ``j``.
+    """
+
+    def __init__(self, data: np.ndarray, shape: tuple[int, int], settings: SearchSettings) -> None:
+        self.count, ny, nx = data.shape
+        # real-space grid just fine enough for the band; its step differs a little along y and x
+        grid = (scipy.fft.next_fast_len(ny, real=True), scipy.fft.next_fast_len(2 * nx - 1, real=True))
+        self.step = np.array(shape) / grid
+        reach = np.ceil(2 * settings.max_shift_px / self.step).astype(int)
+        self.half = np.clip(reach, 2, (np.array(grid) - 1) // 2)
+        rows, columns = (np.arange(-h, h + 1) for h in self.half)
+        self.pairs = np.empty((self.count, self.count, len(rows), len(columns)), np.float32)
+        spectrum = np.zeros((grid[0], nx), np.complex64)
+        for i in range(self.count):
+            for j in range(i, self.count):
+                # the correlation at -d, hence the conjugate of the first: content of i lies at minus its shift
+                product = data[i].conj() * data[j]
+                spectrum[: (ny + 1) // 2] = product[: (ny + 1) // 2]
+                spectrum[grid[0] - ny // 2 :] = product[(ny + 1) // 2 :]
+                whole = scipy.fft.irfft2(spectrum, s=grid)
+                window = whole[np.ix_(rows, columns)]
+                self.pairs[i, j] = window
+                self.pairs[j, i] = window[::-1, ::-1]
+
+    def without_mean(self) -> None:
+        """Make the pairs those of blocks less their mean: linear, hence done on the correlations."""
+        over_i, over_j = self.pairs.mean(axis=0), self.pairs.mean(axis=1)
+        both = over_i.mean(axis=0)
+        for i in range(self.count):
+            self.pairs[i] += both - over_i - over_j[i]
+
+    def track(self, min_shift_px: float, max_shift_px: float) -> np.ndarray:
+        """The best track ``(blocks, 2)`` in pixels x, y: a straight line first, then frame by frame.
+
+        ``min_shift_px`` keeps neighbouring blocks of the first round from sitting on a fixed pattern; no sweep
+        moves a block by more than ``max_shift_px``.
+        """
+        if self.count == 1:
+            return np.zeros((1, 2))
+        steps = self._line(min_shift_px)
+        reach = int(np.ceil(max_shift_px / self.step.min()))
+        for _ in range(SWEEPS):
+            before = steps.copy()
+            for i in range(self.count):
+                steps[i] = self._best(i, steps, reach)
+            if np.array_equal(before, steps):
+                break
+        fine = np.array([self._peak(i, steps) for i in range(self.count)])
+        return (fine - fine.mean(axis=0))[:, ::-1] * self.step
+
+    def _line(self, min_shift_px: float) -> np.ndarray:
+        """Grid positions ``(blocks, 2)`` y, x along the straight line with the greatest total agreement."""
+        time = np.arange(self.count) - (self.count - 1) / 2
+        spans = [np.linspace(-half, half, LINE_POINTS) / (self.count - 1) for half in self.half]
+        vy, vx = (v.ravel() for v in np.meshgrid(*spans, indexing="ij"))
+        score = np.zeros(len(vy))
+        for i in range(self.count):
+            for j in range(i + 1, self.count):
+                lag = time[i] - time[j]
+                y, x = np.rint(vy * lag).astype(int), np.rint(vx * lag).astype(int)
+                value = self.pairs[i, j][y + self.half[0], x + self.half[1]]
+                if min_shift_px > 0:
+                    near = np.hypot(y * self.step[0], x * self.step[1]) < min_shift_px
+                    value = np.where(near, self._around_zero(i, j, min_shift_px), value)
+                score += value
+        best = int(np.argmax(score))
+        return np.rint(np.outer(time, (vy[best], vx[best]))).astype(int)
+
+    def _around_zero(self, i: int, j: int, min_shift_px: float) -> float:
+        """Mean agreement just outside the least shift, in place of the peak of a fixed pattern."""
+        y, x = (np.arange(-h, h + 1) * s for h, s in zip(self.half, self.step, strict=True))
+        radius = np.hypot(y[:, None], x[None, :])
+        ring = (radius >= min_shift_px) & (radius < min_shift_px + 1.5 * self.step.max())
+        return float(self.pairs[i, j][ring].mean())
+
+    def _agreement(self, i: int, steps: np.ndarray, around: np.ndarray, reach: int) -> np.ndarray:
+        """Agreement of block ``i`` with all others at grid positions within ``reach`` of ``around``."""
+        size = 2 * reach + 1
+        padded = np.zeros((size, size), np.float32)
+        for j in range(self.count):
+            if j == i:
+                continue
+            low_y, low_x = around - steps[j] - reach + self.half
+            y0, x0 = max(low_y, 0), max(low_x, 0)
+            y1 = min(low_y + size, 2 * self.half[0] + 1)
+            x1 = min(low_x + size, 2 * self.half[1] + 1)
+            if y0 < y1 and x0 < x1:
+                padded[y0 - low_y : y1 - low_y, x0 - low_x : x1 - low_x] += self.pairs[i, j, y0:y1, x0:x1]
+        return padded
+
+    def _best(self, i: int, steps: np.ndarray, reach: int) -> np.ndarray:
+        found = self._agreement(i, steps, steps[i], reach)
+        return np.asarray(steps[i] + np.array(np.unravel_index(np.argmax(found), found.shape)) - reach)
+
+    def _peak(self, i: int, steps: np.ndarray) -> np.ndarray:
+        """The position of block ``i`` between the grid's points, by parabolas through three."""
+        found = self._agreement(i, steps, steps[i], 1)
+        out = steps[i].astype(float)
+        for axis, (a, b, c) in enumerate((found[:, 1], found[1, :])):
+            bend = a - 2 * b + c
+            if bend < 0:
+                out[axis] += float(np.clip(0.5 * (a - c) / bend, -0.5, 0.5))
+        return out

@@ -1,0 +1,204 @@
+"""The track of whole frames: candidates from the search, refined by likelihood, smoothed as far as it is warranted."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from parhelion.algorithms.motion.likelihood import Frames, Likelihood, Powers, measure_powers
+from parhelion.algorithms.motion.search import SearchSettings, first_tracks
+
+STAGES = 6
+"""Times that the powers of signal and noise are measured anew at the best track."""
+PATTERN_PRICE = 15.0
+"""Natural logarithms of likelihood per frame that a fixed pattern must gain: the best of all tracks through
+noise gains up to about half of that."""
+SAME_PX = 0.5
+"""Candidates that agree to this are one."""
+CONVERGED = 0.02
+"""Relative change of the information about shifts below which the powers count as settled."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackSettings:
+    """How frames are aligned; lengths in pixels of the frames as given.
+
+    ``detail_px`` is the period of the finest detail of the first search, ``threshold_px`` ends the refinement;
+    ``smooth`` adds the prior of steady motion.
+    """
+
+    min_shift_px: float
+    max_shift_px: float
+    threshold_px: float
+    max_iterations: int
+    bfactor_px2: float
+    detail_px: float
+    smooth: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Track:
+    """What was found for ``n`` frames.
+
+    ``shift_px`` ``(n, 2)`` x, y is to be added to a frame's content to bring it onto the middle frame;
+    ``error_px`` ``(n,)`` the expected error per axis. ``roughness_px`` is the standard deviation of the motion's
+    change from frame to frame that smoothing allows, infinite without. ``gain`` is how much more likely
+    the track makes the frames than no motion, in natural logarithms.
+    """
+
+    shift_px: np.ndarray
+    error_px: np.ndarray
+    powers: Powers
+    iterations: int
+    roughness_px: float
+    gain: float
+
+
+def find_track(frames: Frames, settings: TrackSettings) -> Track:
+    """Align ``n`` frames; one frame stays where it is.
+
+    Raises nothing for frames without signal: the errors then say that nothing is known.
+    """
+    count = len(frames.data)
+    still = np.zeros((count, 2))
+    if count == 1:
+        powers = measure_powers(frames, still)
+        return Track(
+            shift_px=still,
+            error_px=np.full(1, np.nan),
+            powers=powers,
+            iterations=0,
+            roughness_px=np.inf,
+            gain=0.0,
+        )
+    tracks = first_tracks(
+        frames,
+        measure_powers(frames, still).noise,
+        SearchSettings(
+            detail_px=settings.detail_px,
+            max_shift_px=settings.max_shift_px,
+            min_shift_px=settings.min_shift_px,
+            bfactor_px2=settings.bfactor_px2,
+        ),
+    )
+    coarse = frames.up_to(1 / settings.detail_px)
+    tracks = _distinct(tracks)
+    refined = [_refine(coarse, track, settings, 2, pattern) for pattern in (False, True) for track in tracks]
+    best = max(refined, key=_Fit.worth)
+    final = _refine(frames, best.shift, settings, STAGES, best.pattern)
+    base = _value(frames, still)
+    if settings.smooth and count > 3:
+        final = _smoothed(final, settings)
+    information = final.likelihood.information() + final.prior
+    covariance = np.linalg.pinv(information, rcond=1e-9, hermitian=True)
+    middle = count // 2
+    return Track(
+        shift_px=final.shift - final.shift[middle],
+        error_px=np.sqrt(np.maximum(np.diag(covariance), 0)) if information.any() else np.full(count, np.inf),
+        powers=final.likelihood.powers,
+        iterations=best.iterations + final.iterations,
+        roughness_px=final.roughness,
+        gain=final.value - base,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Fit:
+    shift: np.ndarray
+    value: float
+    likelihood: Likelihood
+    prior: np.ndarray
+    roughness: float
+    iterations: int
+    pattern: bool
+
+    def worth(self) -> float:
+        """What candidates are compared by: a pattern, which frees the track, must explain clearly more."""
+        return self.value - (PATTERN_PRICE * len(self.shift) if self.pattern else 0.0)
+
+
+def _distinct(tracks: list[np.ndarray]) -> list[np.ndarray]:
+    """The candidates that differ from the earlier ones."""
+    kept: list[np.ndarray] = []
+    for track in tracks:
+        centred = track - track.mean(axis=0)
+        if all(np.abs(centred - (k - k.mean(axis=0))).max() > SAME_PX for k in kept):
+            kept.append(track)
+    return kept
+
+
+def _value(frames: Frames, shift: np.ndarray) -> float:
+    """The comparable likelihood of a track with powers measured at it."""
+    powers = measure_powers(frames, shift)
+    likelihood = Likelihood(frames=frames, powers=powers)
+    return likelihood.constant() + likelihood.evaluate(shift)[0]
+
+
+def _refine(frames: Frames, start: np.ndarray, settings: TrackSettings, stages: int, pattern: bool) -> _Fit:
+    """Powers and shifts in turn, a fixed pattern allowed or not.
+
+    Fine rings have no measurable signal before frames are roughly aligned, and take part as soon as they do.
+    """
+    shift, iterations, information = start, 0, 0.0
+    prior = np.zeros((len(start), len(start)))
+    for _ in range(stages):
+        powers = measure_powers(frames, shift, pattern)
+        likelihood = Likelihood(frames=_useful(frames, powers), powers=powers)
+        now = float(np.trace(likelihood.information()))
+        shift, value, used = likelihood.climb(
+            shift, prior, threshold_px=settings.threshold_px, iterations=settings.max_iterations
+        )
+        iterations += used
+        if abs(now - information) < CONVERGED * now:
+            break
+        information = now
+    return _Fit(
+        shift=shift,
+        value=value + Likelihood(frames=frames, powers=powers).constant(),
+        likelihood=likelihood,
+        prior=prior,
+        roughness=np.inf,
+        iterations=iterations,
+        pattern=pattern and bool(powers.pattern.any()),
+    )
+
+
+def _useful(frames: Frames, powers: Powers) -> Frames:
+    """The frames up to the last ring with a measurable signal."""
+    band = frames.band
+    rings = np.flatnonzero((powers.signal > 0) & (band.shell_count > 0))
+    if not len(rings) or rings[-1] > 0.9 * len(powers.signal):
+        return frames
+    return frames.up_to(float(band.shell_frequency[rings[-1]]))
+
+
+def _smoothed(fit: _Fit, settings: TrackSettings) -> _Fit:
+    """The track under a prior of steady motion whose strength the track itself shows.
+
+    Second differences of the unsmoothed track hold the motion's own changes and the known errors of
+    the shifts; what exceeds the errors is the prior's variance (empirical Bayes). A steady stage is smoothed,
+    a jerky one is not.
+    """
+    information = fit.likelihood.information()
+    if not information.any():
+        return fit
+    covariance = np.linalg.pinv(information, rcond=1e-9, hermitian=True)
+    differences = second_differences(len(fit.shift))
+    expected = np.diag(differences @ covariance @ differences.T)
+    seen = ((differences @ fit.shift) ** 2).mean(axis=1)
+    own = float(np.median(seen - expected)) if len(seen) > 8 else float((seen - expected).mean())
+    variance = max(own, float((seen - expected).mean()), 0.05 * float(expected.mean()))
+    prior = differences.T @ differences / variance
+    shift, _, used = fit.likelihood.climb(
+        fit.shift, prior, threshold_px=settings.threshold_px, iterations=settings.max_iterations
+    )
+    return replace(
+        fit, shift=shift, prior=prior, roughness=float(np.sqrt(variance)), iterations=fit.iterations + used
+    )
+
+
+def second_differences(count: int) -> np.ndarray:
+    """``(count - 2, count)``: rows 1, −2, 1."""
+    out = np.zeros((max(count - 2, 0), count))
+    for row in range(len(out)):
+        out[row, row : row + 3] = (1.0, -2.0, 1.0)
+    return out
