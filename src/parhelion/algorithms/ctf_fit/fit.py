@@ -21,7 +21,7 @@ NEAR_GAIN = 0.5
 
 
 def fit_ctf(spectrum: Spectrum, optics: Optics, settings: FitSettings) -> CtfFit:
-    """Fit the CTF of ``spectrum``. Raises ParameterError where the spectrum has too few rings for the range."""
+    """Fit the CTF of ``spectrum``. Raises ParameterError where it has too few rings in the range."""
     best = best_fit(spectrum, optics, settings)
     along, across = best.astigmatism
     half = math.hypot(along, across)

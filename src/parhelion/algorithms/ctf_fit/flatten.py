@@ -38,9 +38,9 @@ class Annulus:
 
 @lru_cache(maxsize=8)
 def half_plane(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows, columns and radius in pixels of the Fourier pixels that are not each other's mates, axes left out.
+    """Rows, columns and radius in pixels of one half of the Fourier pixels, axes left out.
 
-    The two axes of a spectrum carry the edges of the image.
+    The other half are their mates. The two axes of a spectrum carry the edges of the image.
     """
     y, x = np.indices((size, size)) - size // 2
     take = (y > 1) & (np.abs(x) > 1)
@@ -95,8 +95,8 @@ def annulus(spectrum: Spectrum, settings: FitSettings) -> Annulus:
     high = min(1.0 / settings.max_resolution_angstrom, (spectrum.size // 2 - 1) * step)
     if (high - low) / step < LEAST_BINS:
         raise ParameterError(
-            f"{settings.min_resolution_angstrom:g} to {max(1 / high, settings.max_resolution_angstrom):.3g} Å "
-            f"is {max(0, math.floor((high - low) / step))} rings of a spectrum of {spectrum.size} pixels of "
+            f"{settings.min_resolution_angstrom:g} to {1 / high:.3g} Å are only "
+            f"{max(0, math.floor((high - low) / step))} rings of a spectrum of {spectrum.size} pixels of "
             f"{spectrum.pixel_size_angstrom:.3g} Å, at least {LEAST_BINS} are needed: widen the resolution "
             f"range or enlarge the spectrum"
         )

@@ -25,17 +25,18 @@ def sine_and_cosine(
     half = np.hypot(astigmatism[:, 0], astigmatism[:, 1])
     angle = np.rad2deg(0.5 * np.arctan2(astigmatism[:, 1], astigmatism[:, 0]))
     turned = (0.0, 90.0) if cosine else (0.0,)
-    columns = (defocus + half, defocus - half, angle)
-    stacked = [torch.from_numpy(np.tile(column, len(turned))) for column in columns]
     shift = np.concatenate([phase_shift_deg + turn for turn in turned])
-    n = len(shift)
+    rows = [np.tile(column, len(turned)) for column in (defocus + half, defocus - half, angle)]
+    u, v, alpha = (torch.from_numpy(row) for row in rows)
     values = ctf(
         torch.from_numpy(np.ascontiguousarray(kx)),
         torch.from_numpy(np.ascontiguousarray(ky)),
-        *stacked,
+        u,
+        v,
+        alpha,
         torch.from_numpy(shift),
-        torch.zeros(n),
-        torch.ones(n),
+        torch.zeros(len(shift)),
+        torch.ones(len(shift)),
         voltage_kv=optics.voltage_kv,
         spherical_aberration_mm=optics.spherical_aberration_mm,
         amplitude_contrast=optics.amplitude_contrast,

@@ -1,15 +1,15 @@
-"""How far a fitted CTF describes a spectrum: average along equal phase, its agreement with the fit, resolution.
+"""How far a fitted CTF describes a spectrum: average along equal phase, its agreement with the fit.
 
-The criteria are CTFFIND4's (Rohou & Grigorieff 2015, J. Struct. Biol. 192, 216; Sheth et al. 2015): the average
-over lines of equal phase is correlated with |CTF| in windows that slide along frequency, and the fit ends where
-that correlation falls below 0.1, or below 0.5 after it was high.
+The criteria are CTFFIND4's (Rohou & Grigorieff 2015, J. Struct. Biol. 192, 216): the average over lines of
+equal phase is correlated with |CTF| in windows that slide along frequency, and the fit ends where that
+correlation falls below 0.1, or below 0.5 after it was high.
 """
 
 import math
 
 import numpy as np
 
-from parhelion.algorithms.ctf_fit.flatten import half_plane, radial_mean, splines
+from parhelion.algorithms.ctf_fit.flatten import half_plane, radial_mean
 from parhelion.algorithms.ctf_fit.phases import ring_rate, sine_and_cosine
 from parhelion.algorithms.ctf_fit.refine import Refined
 from parhelion.algorithms.ctf_fit.settings import Curves, FitSettings, Optics
@@ -20,13 +20,12 @@ WINDOW_FRACTION = 1 / 40
 LOW, MIDDLE, HIGH = 0.1, 0.5, 0.66
 """Correlations at which a fit is lost, doubtful and good."""
 LEAST_BINS_BETWEEN_ZEROS = 2.0
-SPLINES_PER_PERIOD = 0.5
 
 
 def equal_phase_radius(kx: np.ndarray, ky: np.ndarray, found: Refined, optics: Optics) -> np.ndarray:
-    """The frequency in 1/Å at which the CTF without astigmatism has the phase that this one has at ``kx, ky``.
+    """The frequency in 1/Å at which the CTF without astigmatism has the phase of this one at ``kx, ky``.
 
-    From ``Δf s² − ½ Cs λ² s⁴`` by solving a quadratic in s²; where Cs leaves no solution, the frequency itself.
+    From ``Δf s² − ½ Cs λ² s⁴`` by solving a quadratic in s²; the frequency itself where Cs leaves none.
     """
     s2 = kx**2 + ky**2
     wavelength = electron_wavelength_angstrom(optics.voltage_kv)
@@ -95,18 +94,34 @@ def _windows(rate: np.ndarray) -> np.ndarray:
     return np.maximum(least, np.ceil(ring)).astype(np.int64)
 
 
+def _between(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Sums of ``values[low:high]`` for every window."""
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    return np.asarray(total[high] - total[low])
+
+
+def _limits(rate: np.ndarray, first: int) -> tuple[np.ndarray, np.ndarray]:
+    """First and one past the last bin of the window about every bin from ``first`` on."""
+    half = _windows(rate)[first:]
+    at = np.arange(first, len(rate))
+    return np.maximum(first, at - half), np.minimum(len(rate), at + half + 1)
+
+
 def _scaled(experiment: np.ndarray, fit: np.ndarray, rate: np.ndarray, first: int) -> np.ndarray:
-    """The experimental curve, its local mean and spread brought to those of the fit; 0 below ``first``."""
-    half = _windows(rate)
+    """The experimental curve, its local trend and spread brought to those of the fit; 0 below ``first``."""
+    low, high = _limits(rate, first)
+    n = (high - low).astype(np.float64)
+    x, y = np.arange(len(fit), dtype=np.float64), experiment - experiment[first:].mean()
+    mean_x, mean_y = _between(x, low, high) / n, _between(y, low, high) / n
+    xx = _between(x * x, low, high) / n - mean_x**2
+    xy = _between(x * y, low, high) / n - mean_x * mean_y
+    slope = xy / np.maximum(xx, 1e-12)
+    spread = np.sqrt(np.maximum(_between(y * y, low, high) / n - mean_y**2 - slope * xy, 0.0))
+    mean_fit = _between(fit, low, high) / n
+    spread_fit = np.sqrt(np.maximum(_between(fit * fit, low, high) / n - mean_fit**2, 0.0))
+    away = y[first:] - mean_y - slope * (x[first:] - mean_x)
     scaled = np.zeros_like(experiment)
-    for at in range(first, len(experiment)):
-        low, high = max(first, at - half[at]), min(len(experiment), at + half[at] + 1)
-        x = np.arange(low, high) - at
-        line = np.polynomial.polynomial.polyfit(x, experiment[low:high], 1)
-        rest = experiment[low:high] - line[0] - line[1] * x
-        spread = float(rest.std())
-        if spread > 0:
-            scaled[at] = fit[low:high].mean() + (experiment[at] - line[0]) / spread * fit[low:high].std()
+    scaled[first:] = mean_fit + away * spread_fit / np.maximum(spread, 1e-12)
     return np.clip(scaled, -0.5, 1.5)
 
 
@@ -114,16 +129,17 @@ def _sliding_correlation(
     experiment: np.ndarray, fit: np.ndarray, rate: np.ndarray, first: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Correlation of both curves in sliding windows, and twice its standard deviation for noise."""
-    half = _windows(rate)
-    quality = np.zeros_like(fit)
-    noise = np.zeros_like(fit)
-    for at in range(first, len(fit)):
-        low, high = max(first, at - half[at]), min(len(fit), at + half[at] + 1)
-        a, b = experiment[low:high] - experiment[low:high].mean(), fit[low:high] - fit[low:high].mean()
-        size = math.sqrt(float(a @ a) * float(b @ b))
-        quality[at] = float(a @ b) / size if size > 0 else 0.0
-        noise[at] = 2.0 / math.sqrt(high - low)
-    quality[:first] = quality[first] if first < len(quality) else 0.0
+    low, high = _limits(rate, first)
+    n = (high - low).astype(np.float64)
+    mean_a, mean_b = _between(experiment, low, high) / n, _between(fit, low, high) / n
+    ab = _between(experiment * fit, low, high) / n - mean_a * mean_b
+    aa = _between(experiment**2, low, high) / n - mean_a**2
+    bb = _between(fit**2, low, high) / n - mean_b**2
+    quality, noise = np.ones_like(fit), np.zeros_like(fit)
+    quality[first:] = ab / np.sqrt(np.maximum(aa * bb, 1e-24))
+    quality[:first] = quality[first]
+    noise[first:] = 2.0 / np.sqrt(n)
+    noise[:first] = noise[first]
     return quality, noise
 
 
@@ -146,7 +162,7 @@ def fit_resolution_angstrom(found: Curves, settings: FitSettings) -> float:
 
 
 def alias_resolution_angstrom(spectrum: Spectrum, found: Refined, optics: Optics) -> float | None:
-    """From which spacing on zeros lie closer than LEAST_BINS_BETWEEN_ZEROS Fourier pixels; None for nowhere."""
+    """Spacing from which on zeros lie within LEAST_BINS_BETWEEN_ZEROS Fourier pixels; None for nowhere."""
     s = np.arange(1, spectrum.size // 2) * spectrum.step_per_angstrom
     dense = ring_rate(s, found.defocus, optics) * spectrum.step_per_angstrom > 1 / LEAST_BINS_BETWEEN_ZEROS
     return float(1.0 / s[np.argmax(dense)]) if dense.any() else None

@@ -14,6 +14,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from parhelion.algorithms.ctf_fit.flatten import SPLINES_PER_ANNULUS, Annulus, splines
+from parhelion.algorithms.ctf_fit.linear import dot, product
 from parhelion.algorithms.ctf_fit.phases import attenuation, ring_rate, sine_and_cosine
 from parhelion.algorithms.ctf_fit.search import Candidate
 from parhelion.algorithms.ctf_fit.settings import FitSettings, Optics
@@ -41,17 +42,18 @@ class Refiner:
 
     def __init__(self, ring: Annulus, optics: Optics, settings: FitSettings) -> None:
         self._ring, self._optics, self._settings = ring, optics, settings
-        self._smooth = splines(ring.s, ring.low, ring.high, SPLINES_PER_ANNULUS)
-        self._hats = splines(ring.s, ring.low, ring.high, ENVELOPE_INTERVALS, degree=1)
-        normal = self._smooth.T @ self._smooth
-        self._inverse = np.linalg.pinv(normal)
-        self._data = self._without_background(ring.power)
-        self._total = float(self._data @ self._data)
+        # one row per function, so that products run along memory
+        self._smooth = np.ascontiguousarray(splines(ring.s, ring.low, ring.high, SPLINES_PER_ANNULUS).T)
+        self._hats = np.ascontiguousarray(
+            splines(ring.s, ring.low, ring.high, ENVELOPE_INTERVALS, degree=1).T
+        )
+        self._inverse = np.linalg.pinv(product(self._smooth, self._smooth.T))
+        self._data = self._without_background(ring.power[None])[0]
+        self._total = dot(self._data, self._data)
         wavelength = electron_wavelength_angstrom(optics.voltage_kv)
         slope = math.pi * wavelength
         self._slopes = slope * np.stack(
-            [ring.s**2, ring.kx**2 - ring.ky**2, 2.0 * ring.kx * ring.ky, np.full_like(ring.s, 1.0 / slope)],
-            axis=1,
+            [ring.s**2, ring.kx**2 - ring.ky**2, 2.0 * ring.kx * ring.ky, np.full_like(ring.s, 1.0 / slope)]
         )
         fixed = settings.phase_shift_range_deg
         free_phase = fixed is not None and fixed[1] > fixed[0]
@@ -78,12 +80,12 @@ class Refiner:
 
     def _step(self, at: "_State", damping: float) -> np.ndarray:
         """The damped Gauss–Newton step, zero in the parameters that are held."""
-        columns = (at.seen * at.envelope * at.sine * at.cosine * 2.0)[:, None] * self._slopes[:, self._free]
-        basis = np.concatenate([self._smooth, self._hats * at.model[:, None]], axis=1)
-        inner = np.linalg.lstsq(basis.T @ basis, basis.T @ columns, rcond=1e-10)[0]
-        columns -= basis @ inner
-        normal = columns.T @ columns / at.variance
-        slope = columns.T @ at.residual / at.variance
+        slopes = (at.seen * at.envelope * at.sine * at.cosine * 2.0) * self._slopes[self._free]
+        basis = np.concatenate([self._smooth, self._hats * at.model])
+        inner = np.linalg.lstsq(product(basis, basis.T), product(basis, slopes.T), rcond=1e-10)[0]
+        slopes -= product(np.ascontiguousarray(inner.T), basis)
+        normal = product(slopes, slopes.T) / at.variance
+        slope = product(slopes, at.residual[:, None])[:, 0] / at.variance
         weight = self._prior_weight()
         if weight and self._free[1]:
             normal[[1, 2], [1, 2]] += weight
@@ -106,11 +108,13 @@ class Refiner:
         )
         seen = attenuation(ring_rate(ring.s, parameters[0], self._optics) * ring.step)
         model = seen * (sine[0].astype(np.float64) ** 2 - 0.5)
-        rings = self._without_background(self._hats * model[:, None])
-        lower = np.linalg.cholesky(rings.T @ rings + 1e-9 * len(model) * np.eye(rings.shape[1]))
-        heights, _ = nnls(lower.T, np.linalg.solve(lower, rings.T @ self._data))
-        residual = self._data - rings @ heights
-        squares = float(residual @ residual)
+        rings = self._without_background(self._hats * model)
+        normal = product(rings, rings.T) + 1e-9 * len(model) * np.eye(len(rings))
+        lower = np.linalg.cholesky(normal)
+        towards = product(rings, self._data[:, None])[:, 0]
+        heights, _ = nnls(lower.T, np.linalg.solve(lower, towards))
+        residual = self._data - product(heights[None], rings)[0]
+        squares = dot(residual, residual)
         variance = max(squares / len(model), 1e-12)
         cost = len(model) * math.log(variance) + self._prior_weight() * float(
             parameters[1:3] @ parameters[1:3]
@@ -120,7 +124,7 @@ class Refiner:
             cost=cost,
             variance=variance,
             residual=residual,
-            envelope=self._hats @ heights,
+            envelope=product(heights[None], self._hats)[0],
             model=model,
             seen=seen,
             sine=sine[0],
@@ -135,7 +139,9 @@ class Refiner:
         return (2.0 / tolerance) ** 2
 
     def _without_background(self, values: np.ndarray) -> np.ndarray:
-        return values - self._smooth @ (self._inverse @ (self._smooth.T @ values))
+        """Rows of ``values`` ``(n, k)`` without what the background's splines describe."""
+        weights = product(product(values, self._smooth.T), self._inverse)
+        return values - product(weights, self._smooth)
 
     def _inside(self, parameters: np.ndarray) -> np.ndarray:
         """The parameters with defocus and phase shift brought into their ranges."""
@@ -147,13 +153,13 @@ class Refiner:
 
     def _result(self, at: "_State") -> Refined:
         fall = self._total / at.variance - len(self._data)
-        rings = self._without_background(at.model)
-        size = math.sqrt(float(rings @ rings) * self._total)
+        rings = self._without_background(at.model[None])[0]
+        size = math.sqrt(dot(rings, rings) * self._total)
         return Refined(
             defocus=float(at.parameters[0]),
             astigmatism=(float(at.parameters[1]), float(at.parameters[2])),
             phase_shift_deg=float(np.rad2deg(at.parameters[3])),
-            correlation=float(rings @ self._data) / size if size > 0 else 0.0,
+            correlation=dot(rings, self._data) / size if size > 0 else 0.0,
             significance=math.sqrt(max(0.0, fall - 4.0)),
             cost=at.cost,
         )

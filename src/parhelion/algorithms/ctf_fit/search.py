@@ -1,9 +1,9 @@
 """Where the best fits may lie: every defocus, phase shift and astigmatism of a grid, by matrix products.
 
 The annulus is averaged in sectors of 5°. Along one sector the CTF depends on one defocus, so one product of
-``(sectors, bins)`` profiles with ``(bins, defoci)`` models scores all of them; an astigmatic CTF is a sum of these
-scores along a cosine in the (sector, defocus) plane. The smooth background is projected out of profiles and models
-alike, so that neither a wrong background nor a slow model can win by what is smooth.
+``(sectors, bins)`` profiles with ``(bins, defoci)`` models scores all of them; an astigmatic CTF is a sum of
+these scores along a cosine in the (sector, defocus) plane. What a smooth background can describe is projected
+out, so that neither a wrong background nor a slow model can win by it.
 """
 
 import math
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from parhelion.algorithms.ctf_fit.flatten import SPLINES_PER_ANNULUS, Annulus, splines
+from parhelion.algorithms.ctf_fit.linear import product
 from parhelion.algorithms.ctf_fit.phases import attenuation, ring_rate, sine_and_cosine
 from parhelion.algorithms.ctf_fit.settings import FitSettings, Optics
 
@@ -26,7 +27,7 @@ CANDIDATES, CANDIDATES_EXHAUSTIVE = 3, 10
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A starting point: mean defocus in Å, half of U − V times cosine and sine of twice the angle, phase shift.
+    """A starting point: mean defocus in Å, half of U − V times cosine and sine of twice the angle.
 
     ``gain`` is half the fall of the squared residuals in units of the noise: a log-likelihood ratio.
     """
@@ -39,7 +40,7 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Profiles:
-    """Mean power ``(SECTORS, bins)`` per sector and radius, and how many pixels ``(bins,)`` each has on average."""
+    """Mean power and number of pixels ``(SECTORS, bins)`` per sector and radius, variance of one pixel."""
 
     s: np.ndarray
     power: np.ndarray
@@ -85,8 +86,9 @@ def search(ring: Annulus, optics: Optics, settings: FitSettings) -> list[Candida
     shifts = phase_shifts(settings)
     best: list[Candidate] = []
     for decay in DECAYS_ANGSTROM2:
-        cross, norm = _sector_scores(profiles, defoci, shifts, decay, ring, optics)
-        best += _best_of_grid(cross, norm, margin, defoci, shifts, profiles.noise_variance, settings)
+        models = ring_models(profiles, defoci, shifts, decay, ring, optics)
+        cross = models.cross(profiles.power)
+        best += _best_of_grid(cross, models.norm, margin, defoci, shifts, profiles.noise_variance, settings)
     best.sort(key=lambda candidate: -candidate.gain)
     return _distinct(best, settings)
 
@@ -98,15 +100,31 @@ def _reach(settings: FitSettings) -> float:
     return HALF_ASTIGMATISM_EXHAUSTIVE_ANGSTROM if settings.exhaustive else HALF_ASTIGMATISM_ANGSTROM
 
 
-def _sector_scores(
+@dataclass(frozen=True, kw_only=True)
+class Models:
+    """What profiles are compared with: ``values`` ``(bins, shifts · defoci)`` without their smooth part,
+    weighted by ``root`` ``(bins,)`` of the pixel count; ``norm`` ``(shifts, defoci)`` are their squared sums.
+    """
+
+    values: np.ndarray
+    root: np.ndarray
+    norm: np.ndarray
+
+    def cross(self, power: np.ndarray) -> np.ndarray:
+        """Products of profiles ``(n, bins)`` with every model, ``(n, shifts, defoci)``."""
+        # models without their smooth part need no profiles without it
+        return product(self.root * power, self.values).reshape(len(power), *self.norm.shape)
+
+
+def ring_models(
     profiles: Profiles,
     defoci: np.ndarray,
     shifts: np.ndarray,
     decay: float,
     ring: Annulus,
     optics: Optics,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Products of profiles with models and of models with themselves ``(SECTORS, shifts, defoci)``."""
+) -> Models:
+    """The rings of every defocus (Å) and phase shift (degrees) at the radii of the profiles."""
     s = profiles.s
     grid = np.tile(defoci, len(shifts))
     shift = np.repeat(shifts, len(defoci))
@@ -116,21 +134,14 @@ def _sector_scores(
     rate = ring_rate(s, defoci[:, None], optics) * ring.step
     seen = np.tile(attenuation(rate) * np.exp(-0.5 * decay * s**2), (len(shifts), 1))
     # (1 - cos 2χ)/2 averages to (1 - seen · cos 2χ)/2 over a bin; its constant goes with the background
-    model = (seen * (sine.astype(np.float64) ** 2 - 0.5)).T
-    basis = splines(s, ring.low, ring.high, SPLINES_PER_ANNULUS)
-    cross = np.empty((SECTORS, len(grid)))
-    norm = np.empty((SECTORS, len(grid)))
-    # few sectors differ in how many pixels a bin has: the mean count serves for the projection
-    weight = profiles.weight.mean(axis=0)
-    root = np.sqrt(weight)[:, None]
-    orthogonal, _ = np.linalg.qr(root * basis)
-    clean = root * model - orthogonal @ (orthogonal.T @ (root * model))
-    data = root.T * np.where(profiles.weight > 0, profiles.power, 0.0)
-    data = data - (data @ orthogonal) @ orthogonal.T
-    cross[:] = data @ clean
-    norm[:] = (clean**2).sum(axis=0)
-    shape = (SECTORS, len(shifts), len(defoci))
-    return cross.reshape(shape), norm.reshape(shape)
+    values = (seen * (sine.astype(np.float64) ** 2 - 0.5)).T
+    # sectors differ little in how many pixels a bin has: the mean count serves for all
+    root = np.sqrt(profiles.weight.mean(axis=0))
+    smooth, _ = np.linalg.qr(root[:, None] * splines(s, ring.low, ring.high, SPLINES_PER_ANNULUS))
+    values = root[:, None] * values
+    values -= product(smooth, product(smooth.T, values))
+    norm = np.einsum("ij,ij->j", values, values).reshape(len(shifts), len(defoci))
+    return Models(values=values, root=root, norm=norm)
 
 
 def _astigmatisms(settings: FitSettings) -> list[tuple[float, float]]:
@@ -148,6 +159,12 @@ def _astigmatisms(settings: FitSettings) -> list[tuple[float, float]]:
     return found
 
 
+def sector_offsets(along: float, across: float, step: float) -> np.ndarray:
+    """By how many steps the defocus of each sector lies above the mean, whole numbers ``(SECTORS,)``."""
+    twice = 2.0 * np.pi * (np.arange(SECTORS) + 0.5) / SECTORS
+    return np.rint((along * np.cos(twice) + across * np.sin(twice)) / step).astype(np.int64)
+
+
 def _best_of_grid(
     cross: np.ndarray,
     norm: np.ndarray,
@@ -160,20 +177,17 @@ def _best_of_grid(
     """For every defocus and phase shift, the best astigmatism."""
     step = settings.defocus_step_angstrom
     count = len(defoci) - 2 * margin
-    twice = 2.0 * np.pi * (np.arange(SECTORS) + 0.5) / SECTORS
     prior = settings.astigmatism_tolerance_angstrom
     gain = np.full((len(shifts), count), -np.inf)
     choice = np.zeros((len(shifts), count), dtype=np.int64)
     options = _astigmatisms(settings)
+    scale = 0.5 / (np.maximum(SECTORS * norm[:, margin : margin + count], 1e-12) * variance)
     for number, (along, across) in enumerate(options):
-        offset = np.rint((along * np.cos(twice) + across * np.sin(twice)) / step).astype(np.int64)
+        offset = sector_offsets(along, across, step)
         top = np.zeros((len(shifts), count))
-        bottom = np.zeros((len(shifts), count))
-        for sector in range(SECTORS):
-            first = margin + offset[sector]
+        for sector, first in enumerate(margin + offset):
             top += cross[sector, :, first : first + count]
-            bottom += norm[sector, :, first : first + count]
-        value = 0.5 * np.maximum(top, 0.0) ** 2 / (np.maximum(bottom, 1e-12) * variance)
+        value = np.maximum(top, 0.0) ** 2 * scale
         if prior is not None and settings.known_astigmatism is None:
             value = value - 0.5 * (2.0 * math.hypot(along, across) / prior) ** 2
         better = value > gain

@@ -1,8 +1,8 @@
-"""Amplitude spectra of micrographs and movies, small enough to fit and sampled finely enough to show the rings.
+"""Amplitude spectra of micrographs and movies, small enough to fit, fine enough to show the rings.
 
 The transform of the whole image is cropped to the resolution that matters and its power averaged over squares
-of Fourier pixels, so that the spectrum has the wanted size and, where the image's pixel is small, a pixel size
-near 1.4 Å, as CTFFIND does (Rohou & Grigorieff 2015, J. Struct. Biol. 192, 216).
+of Fourier pixels, so that the spectrum has the wanted size and, where the image's pixel is small, a pixel
+size near 1.4 Å, as CTFFIND's (Rohou & Grigorieff 2015, J. Struct. Biol. 192, 216).
 """
 
 import math
@@ -24,7 +24,7 @@ CROPPED_FRACTION = 0.06
 
 @dataclass(frozen=True, kw_only=True)
 class Spectrum:
-    """Amplitudes ``(size, size)`` float32, zero frequency at ``size // 2``, as of an image of this pixel size."""
+    """Amplitudes ``(size, size)`` float32, zero frequency at ``size // 2``, of images of this pixel."""
 
     amplitude: np.ndarray
     pixel_size_angstrom: float
@@ -73,7 +73,7 @@ def spectrum_of_image(
     resample: bool = True,
     what: str = "the image",
 ) -> Spectrum:
-    """The amplitude spectrum of a micrograph ``(y, x)``; see the module. Raises FormatError, ParameterError."""
+    """The amplitude spectrum of a micrograph ``(y, x)``. Raises FormatError and ParameterError."""
     return _mean_spectrum([checked_image(image, what)], pixel_size_angstrom, size, resample)
 
 
@@ -87,8 +87,9 @@ def spectrum_of_movie(
     what: str = "the movie",
     check: Callable[[], None] = lambda: None,
 ) -> Spectrum:
-    """The mean power of sums of ``frames_to_average`` frames, as amplitudes: what drift takes from the whole sum
-    stays. Frames left over at the end join the last sum. ``check`` may raise between sums. Raises FormatError.
+    """Amplitudes of the mean power of sums of ``frames_to_average`` frames: what drift would take from the
+    whole sum stays. Frames left over at the end join the last sum. ``check`` may raise between sums. Raises
+    FormatError.
     """
     groups = max(1, frames.count // frames_to_average)
 
@@ -105,10 +106,12 @@ def spectrum_of_movie(
     return _mean_spectrum(sums(), pixel_size_angstrom, size, resample)
 
 
-def given_spectrum(values: np.ndarray, pixel_size_angstrom: float, *, what: str = "the spectrum") -> Spectrum:
-    """A square spectrum that another program made, zero frequency at ``n // 2``.
+def given_spectrum(
+    values: np.ndarray, pixel_size_angstrom: float, *, powers: bool = False, what: str = "the spectrum"
+) -> Spectrum:
+    """A square spectrum that another program made, zero frequency at ``n // 2``, of amplitudes or ``powers``.
 
-    Amplitudes are expected, not powers. Raises FormatError.
+    Raises FormatError.
     """
     values = checked_image(values, what)
     if values.shape[0] != values.shape[1] or values.shape[0] < LEAST_SIZE:
@@ -117,7 +120,8 @@ def given_spectrum(values: np.ndarray, pixel_size_angstrom: float, *, what: str 
         raise FormatError(
             f"{what} has negative values (down to {values.min():g}): neither amplitudes nor powers"
         )
-    return Spectrum(amplitude=values, pixel_size_angstrom=pixel_size_angstrom)
+    amplitude = np.sqrt(values) if powers else values
+    return Spectrum(amplitude=amplitude, pixel_size_angstrom=pixel_size_angstrom)
 
 
 def _mean_spectrum(
@@ -159,7 +163,7 @@ def fast_size(least: int) -> int:
 
 
 def _power(image: np.ndarray, tile: int, size: int) -> torch.Tensor:
-    """Mean power ``(size, size)`` of an image whose transform is sampled some times as finely as the spectrum."""
+    """Mean power ``(size, size)`` of an image, its transform sampled some times as finely as the spectrum."""
     times = max(1, math.ceil(max(image.shape) / tile - CROPPED_FRACTION))
     transform = torch.fft.rfft2(_framed(image, times * tile))
     reach, beside, odd = times * size // 2, times // 2, times % 2
