@@ -11,7 +11,8 @@ class Candidates:
     """``m`` poses: batch row ``particle`` ``(m,)``, ``rotation`` ``(m, 3, 3)``, ``shift`` ``(m, 3)``.
 
     Shifts are in units of the extent. ``chi2`` and ``hessian`` are there once refined; ``weight`` is
-    the posterior share within the particle.
+    the posterior share within the particle. ``reference`` ``(m,)`` numbers the map of each pose where there
+    are several.
     """
 
     particle: Tensor
@@ -20,6 +21,7 @@ class Candidates:
     chi2: Tensor | None = None
     hessian: Tensor | None = None
     weight: Tensor | None = None
+    reference: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.particle)
@@ -37,6 +39,7 @@ class Candidates:
             chi2=rows(self.chi2),
             hessian=rows(self.hessian),
             weight=rows(self.weight),
+            reference=rows(self.reference),
         )
 
     def moved_to(self, device: torch.device) -> "Candidates":
@@ -121,31 +124,29 @@ def _repeats(ordered: Candidates, angle_rad: float, shift: float, operators: Ten
     return repeat
 
 
-def weighted(candidates: Candidates, least: float = 0.01) -> Candidates:
+def weighted(
+    candidates: Candidates, least: float = 0.01, log_prior: Tensor | None = None, volumes: bool = True
+) -> Candidates:
     """Posterior weights by Laplace's approximation: exp(-chi²) / sqrt det(normal matrix).
 
-    Every candidate stands for the mode around it, whose volume is the determinant's root. Candidates
-    below ``least`` of their particle's total are dropped and the rest sum to one. Fixed parameters
+    Every candidate stands for the mode around it, whose volume is the determinant's root; without
+    ``volumes`` for itself alone, as where poses are given. ``log_prior`` ``(m,)`` is added to the logarithm.
+    Candidates below ``least`` of their particle's total are dropped and the rest sum to one. Fixed parameters
     have a unit diagonal in the normal matrix and do not matter.
     """
     if candidates.chi2 is None or candidates.hessian is None:
         raise ValueError("candidates are weighted after refinement")
     if not len(candidates):
         return replace(candidates, weight=candidates.chi2)
-    ridge = 1e-9 * torch.eye(6, dtype=candidates.hessian.dtype, device=candidates.hessian.device)
-    log_volume = -0.5 * torch.linalg.slogdet(candidates.hessian + ridge)[1]
-    log_weight = log_volume - candidates.chi2
-    weight = _softmax(candidates.particle, log_weight)
-    kept = candidates.take(weight >= least)
-    weight = _softmax(kept.particle, log_weight[weight >= least])
-    return Candidates(
-        particle=kept.particle,
-        rotation=kept.rotation,
-        shift=kept.shift,
-        chi2=kept.chi2,
-        hessian=kept.hessian,
-        weight=weight,
-    )
+    log_weight = -candidates.chi2
+    if volumes:
+        ridge = 1e-9 * torch.eye(6, dtype=candidates.hessian.dtype, device=candidates.hessian.device)
+        log_weight = log_weight - 0.5 * torch.linalg.slogdet(candidates.hessian + ridge)[1]
+    if log_prior is not None:
+        log_weight = log_weight + log_prior
+    enough = _softmax(candidates.particle, log_weight) >= least
+    kept = candidates.take(enough)
+    return replace(kept, weight=_softmax(kept.particle, log_weight[enough]))
 
 
 def _softmax(particle: Tensor, log_weight: Tensor) -> Tensor:

@@ -14,15 +14,14 @@ from parhelion.engine.candidates import Candidates, joined
 from parhelion.engine.fit import PoseFit, pose_fit, table_of_fits
 from parhelion.engine.halves import HalfMaps, solve_combined, solve_halves
 from parhelion.engine.loader import ParticleLoader
-from parhelion.engine.predict import FourierVolume, fourier_volume
+from parhelion.engine.reference import Reference, make_reference
 from parhelion.engine.schedule import Outcome, Plan, ScheduleSettings, Stop, next_plan
-from parhelion.engine.score import ScoreSettings, chunks, refined, searched, stages_between
-from parhelion.engine.search import SliceBank, search_precision, shift_grid, slice_bank
+from parhelion.engine.score import chunks, refined, searched
 from parhelion.engine.solvent import Solvent
 from parhelion.engine.state import RefineState, best_poses
 from parhelion.engine.update import MapSums, Slices, complete_mates, symmetrise
-from parhelion.geometry.rotations import angle_between, random_rotations
-from parhelion.geometry.so3 import grid_spacing_deg, so3_grid
+from parhelion.geometry.rotations import angle_between
+from parhelion.geometry.so3 import grid_spacing_deg
 from parhelion.geometry.symmetry import SymmetryGroup
 
 
@@ -45,18 +44,6 @@ class Problem:
     top: int = 12
     kept: int = 4
     chunk: int = 64
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Reference:
-    """What one half set's particles are compared with in one round."""
-
-    volume: FourierVolume
-    bank: SliceBank | None
-    noise: Tensor
-    shifts: Tensor
-    settings: ScoreSettings
-    points: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,42 +86,19 @@ def run_round(problem: Problem, state: RefineState) -> RefineState:
     )
 
 
-def _reference(problem: Problem, state: RefineState, half: int, rng: np.random.Generator) -> _Reference:
-    plan, loader = state.plan, problem.loader
-    points, device = loader.points, loader.device
-    volume = fourier_volume(state.maps[half - 1].to(device), points.max_shell)
-    noise = noise_model.on_points(state.noise, points).to(device)
-    bank = None
-    if plan.search:
-        turn = random_rotations(1, rng)[0]
-        grid = so3_grid(plan.grid_order, symmetry=problem.symmetry, turn=turn)
-        bank = slice_bank(
-            volume,
-            torch.from_numpy(grid).to(device),
-            torch.from_numpy(loader.tilts).to(device),
-            points,
-            points.count(plan.search_shell),
-            search_precision(device),
-        )
-    extent = loader.extent_angstrom
-    spread = _shift_spread(state, len(loader.particles), problem.schedule.shift_angstrom / extent)
-    settings = ScoreSettings(
+def _reference(problem: Problem, state: RefineState, half: int, rng: np.random.Generator) -> Reference:
+    loader = problem.loader
+    start = problem.schedule.shift_angstrom / loader.extent_angstrom
+    return make_reference(
+        loader,
+        state.maps[half - 1],
+        state.noise,
+        state.plan,
+        problem.symmetry,
+        shift_spread=_shift_spread(state, len(loader.particles), start),
         top=problem.top,
-        stages=stages_between(plan.search_shell, plan.refine_shell, problem.kept),
-        # log p = -chi²: a Gaussian of variance s² adds |t|² / (2 s²) to chi².
-        shift_precision=0.5 / spread**2,
-        same_angle_rad=np.radians(1.0),
-        same_shift=0.1 / plan.refine_shell,
-        operators=torch.from_numpy(problem.symmetry.operators).to(device),
-        three_dimensional_shift=len(loader.tilts) > 1,
-    )
-    return _Reference(
-        volume=volume,
-        bank=bank,
-        noise=noise,
-        shifts=shift_grid(plan.shift_radius_angstrom / extent, plan.shift_step_angstrom / extent).to(device),
-        settings=settings,
-        points=points.count(plan.refine_shell),
+        kept=problem.kept,
+        rng=rng,
     )
 
 
@@ -147,7 +111,7 @@ def _shift_spread(state: RefineState, count: int, start: float) -> float:
 
 
 def _scored(
-    problem: Problem, state: RefineState, reference: _Reference, rows: Tensor, half: int
+    problem: Problem, state: RefineState, reference: Reference, rows: Tensor, half: int
 ) -> Iterator[list[_ChunkResult]]:
     """Results of a few chunks at a time, so that insertion alternates with scoring in bounded memory."""
     every = chunks(rows, problem.chunk)
@@ -163,7 +127,7 @@ def _scored(
         problem.observer.progress(stage, float(done), float(len(rows)))
 
 
-def _score_chunk(problem: Problem, state: RefineState, reference: _Reference, rows: Tensor) -> _ChunkResult:
+def _score_chunk(problem: Problem, state: RefineState, reference: Reference, rows: Tensor) -> _ChunkResult:
     loader, points = problem.loader, problem.loader.points
     batch = loader.batch(rows.numpy(), len(points))
     white = batch.whitened(reference.noise)
