@@ -1,7 +1,7 @@
 """Fourier binning of rectangular images: a detector's frames on fewer pixels."""
 
 import numpy as np
-import torch
+import scipy.fft
 
 from parhelion.errors import ParameterError
 
@@ -56,25 +56,23 @@ def _largest_prime(number: int) -> int:
     return max(largest, number)
 
 
-def fourier_bin(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def fourier_bin(image: np.ndarray, shape: tuple[int, int], workers: int | None = None) -> np.ndarray:
     """``image`` (y, x) float32 on ``shape`` pixels of the same extent, by cropping its transform.
 
     Pixel values keep their scale; the first pixel of the result lies where that of the image lies. The
-    result's sizes are even, its Nyquist frequency is left out.
+    result's sizes are even, its Nyquist frequency is left out. ``workers`` threads are used (one by default).
     """
     y, x = image.shape
     new_y, new_x = shape
-    tensor = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))
     # Rows first: the columns that the crop drops are never transformed.
-    rows = torch.fft.rfft(tensor, dim=1)[:, : new_x // 2 + 1]
-    columns = torch.fft.fft(rows, dim=0)
+    rows = scipy.fft.rfft(image, axis=1, workers=workers)[:, : new_x // 2 + 1]
+    columns = scipy.fft.fft(rows, axis=0, workers=workers)
     half = new_y // 2
-    cropped = columns.new_zeros((new_y, new_x // 2 + 1))
-    cropped[:half] = columns[:half]
-    cropped[half + 1 :] = columns[y - half + 1 :]
-    if new_x < x:
-        cropped[:, new_x // 2] = 0
-    back = torch.fft.ifft(cropped, dim=0)
-    out = torch.fft.irfft(back, n=new_x, dim=1)
-    out *= new_x / x
-    return (out * (new_y / y)).numpy()
+    cropped = np.empty((new_y, new_x // 2 + 1), dtype=np.complex64)
+    scale = np.float32(new_y / y * (new_x / x))
+    np.multiply(columns[:half], scale, out=cropped[:half])
+    np.multiply(columns[y - half :], scale, out=cropped[half:])
+    cropped[half] = 0
+    cropped[:, -1] = 0
+    back = scipy.fft.ifft(cropped, axis=0, overwrite_x=True, workers=workers)
+    return scipy.fft.irfft(back, n=new_x, axis=1, overwrite_x=True, workers=workers)

@@ -22,13 +22,14 @@ import scipy.ndimage
 from parhelion.contracts import FrameSource
 from parhelion.errors import InputError, ParameterError
 from parhelion.fourier.crop import binned_shape, fourier_bin
-from parhelion.images.bad_pixels import hot_pixels, moments, outlier_limits, replace_pixels
+from parhelion.images.bad_pixels import BLOCK_ROWS, hot_pixels, moments, outlier_limits, replace_pixels
 from parhelion.images.frame_survey import FrameSurvey, survey_frames
 from parhelion.images.gain_pattern import fit_gain
 
 HOT_SIGMAS = 12.0
 SURELY_COUNTED = 20.0
 """Where a pixel should have counted so many electrons, one without any is dead (chance 2e-9)."""
+LINE_SHARE, LINE_WINDOW = 0.5, 15
 MANY_SHARE = 0.02
 """More bad pixels than this share mean that something else is wrong."""
 CREDIBLE_SCALES = (0.8, 1.25)
@@ -44,9 +45,9 @@ class CorrectedFrames:
     replaces bad pixels. ``workers`` threads transform and read.
 
     The whole movie is read once when this is made. ``dead_frames`` are the numbers (from 0) of empty frames,
-    ``findings`` say what is wrong with the movie, ``bad_pixels`` (y, x) are the pixels of the detector that are
-    replaced in every frame, ``binning_yx`` is the binning that was reached. ``pixel_size_angstrom`` is that of
-    the result, None where the source's is unknown. Values stay counts per pixel of the detector.
+    ``findings`` say what is wrong with the movie, ``bad_pixels`` (y, x) are the pixels of the detector that
+    are replaced in every frame, ``binning_yx`` is the binning that was reached. ``pixel_size_angstrom`` is
+    that of the result, None where the source's is unknown. Values stay counts per pixel of the detector.
 
     Frames of small whole numbers are kept from that first reading until they are asked for, in at most the
     memory of one float32 copy of the binned movie (``keep=False``: never).
@@ -78,8 +79,8 @@ class CorrectedFrames:
         for what, reference in (("gain", gain), ("dark", dark), ("defects", defects)):
             if reference is not None and reference.shape != tuple(source.shape):
                 raise InputError(
-                    f"{what}: the reference has {reference.shape[1]} x {reference.shape[0]} pixels, the frames of "
-                    f"{_name(source)} {source.shape[1]} x {source.shape[0]} (x, y)"
+                    f"{what}: the reference has {reference.shape[1]} x {reference.shape[0]} pixels (x, y), "
+                    f"the frames of {_name(source)} {source.shape[1]} x {source.shape[0]}"
                 )
         self.path: Path | None = getattr(source, "path", None)
         self.count = source.count
@@ -97,6 +98,7 @@ class CorrectedFrames:
         self.dead_frames = survey.dead
         self._not_finite = survey.not_finite > 0
         self.bad_pixels, found = self._bad_pixels(survey, defects)
+        self._any_bad = bool(self.bad_pixels.any())
         self.findings = (*survey.findings(), *found)
 
     def frame(self, index: int) -> np.ndarray:
@@ -116,13 +118,15 @@ class CorrectedFrames:
 
     def _calibrated(self, raw: np.ndarray) -> np.ndarray:
         """``(raw - dark) * gain``, always a new array."""
-        if self._dark is None:
-            if self._gain is None:
-                return raw.astype(np.float32)
-            return np.multiply(raw, self._gain, dtype=np.float32)
-        image = np.subtract(raw, self._dark, dtype=np.float32)
-        if self._gain is not None:
-            image *= self._gain
+        image = np.empty(raw.shape, np.float32)
+        # blocks of rows stay in the processor's cache
+        for start in range(0, len(raw), BLOCK_ROWS):
+            rows = slice(start, start + BLOCK_ROWS)
+            image[rows] = raw[rows]
+            if self._dark is not None:
+                image[rows] -= self._dark[rows]
+            if self._gain is not None:
+                image[rows] *= self._gain[rows]
         return image
 
     def _repair(self, image: np.ndarray, index: int) -> None:
@@ -131,7 +135,7 @@ class CorrectedFrames:
         bad = self.bad_pixels
         if self._not_finite[index]:
             bad = bad | ~np.isfinite(image)
-        if bad.any():
+        if self._any_bad or self._not_finite[index]:
             replace_pixels(image, bad, rng)
         low, high = outlier_limits(*moments(image), self._sigmas)
         if float(image.max()) > high or float(image.min()) < low:
@@ -149,9 +153,8 @@ class CorrectedFrames:
         if self._gain is not None and min(raw.shape) >= 16:
             fit = fit_gain(raw if self._dark is None else raw - self._dark, self._gain, bad).finding()
             found += [fit] if fit else []
-        level, _ = moments(raw, bad)
-        if self._dark is None and level * survey.live >= SURELY_COUNTED:
-            silent = (survey.total == 0) & ~bad
+        if self._dark is None:
+            silent = (_silent_pixels(survey, bad) | _silent_lines(raw)) & ~bad
             share = np.count_nonzero(silent) / bad.size
             if share > MANY_SHARE:
                 found.append(f"{100 * share:.2g} % of the pixels never counted: a shadow, or cut frames")
@@ -161,8 +164,8 @@ class CorrectedFrames:
         share = np.count_nonzero(hot) / bad.size
         if share > MANY_SHARE:
             found.append(
-                f"{100 * share:.2g} % of the pixels are hot (above {self._sigmas:g} standard deviations): check "
-                "gain and dark reference"
+                f"{100 * share:.2g} % of the pixels are hot (above {self._sigmas:g} standard deviations): "
+                "check gain and dark reference"
             )
         return bad | hot, found
 
@@ -187,10 +190,28 @@ def binning_to(
     binning = wanted_angstrom * scale / pixel_size_angstrom
     if not binning >= 1 - 1e-3:
         raise ParameterError(
-            f"pixels of {wanted_angstrom:g} Å are wanted, the detector's have {pixel_size_angstrom / scale:g} Å; "
-            "movies are not interpolated to smaller pixels"
+            f"pixels of {wanted_angstrom:g} Å are wanted, the detector's have "
+            f"{pixel_size_angstrom / scale:g} Å; movies are not interpolated to smaller pixels"
         )
     return max(binning, 1.0)
+
+
+def _silent_pixels(survey: FrameSurvey, bad: np.ndarray) -> np.ndarray:
+    """Pixels without any count where the others have so many that it cannot be chance."""
+    level, _ = moments(survey.total, np.flatnonzero(bad))
+    if level < SURELY_COUNTED:
+        return np.zeros(bad.shape, bool)
+    return survey.total == 0
+
+
+def _silent_lines(mean_frame: np.ndarray) -> np.ndarray:
+    """Whole rows and columns with less than half the counts of those around them."""
+    silent = np.zeros(mean_frame.shape, bool)
+    for axis in (0, 1):
+        line = mean_frame.mean(axis=1 - axis)
+        low = line < LINE_SHARE * scipy.ndimage.median_filter(line, LINE_WINDOW, mode="nearest")
+        silent |= low[:, None] if axis == 0 else low[None, :]
+    return silent
 
 
 def _name(source: FrameSource) -> str:

@@ -1,0 +1,135 @@
+"""One pass over the frames of a movie: their sum, and what is wrong with them."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from parhelion.contracts import FrameSource
+
+CEILINGS = (15, 127, 255, 1023, 4095, 16383, 32767, 65535)
+"""The greatest values that detectors and integer types can hold."""
+SATURATED_SHARE = 1e-4
+EMPTY_SHARE = 0.01
+"""A frame with less than this share of the usual mean was not exposed."""
+
+
+@dataclass
+class FrameSurvey:
+    """What the uncorrected frames of a movie are.
+
+    ``total`` (y, x) is the sum of the ``live`` frames, ``dead`` are the numbers (from 0) of the frames that
+    are empty, of one value, or without any finite value. ``mean`` and the other columns have one value per
+    frame. ``kept`` holds frames that fit 8- or 16-bit integers, if they were to be kept.
+    """
+
+    total: np.ndarray
+    count: int
+    mean: np.ndarray
+    not_finite: np.ndarray
+    negative: np.ndarray
+    saturated: np.ndarray
+    dead: tuple[int, ...] = ()
+    kept: dict[int, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def live(self) -> int:
+        """How many frames are in ``total``."""
+        return self.count - len(self.dead)
+
+    def findings(self) -> list[str]:
+        """What a user should know, in words."""
+        found = []
+        if self.dead:
+            names = ", ".join(str(i + 1) for i in self.dead[:10]) + (", …" if len(self.dead) > 10 else "")
+            found.append(f"{len(self.dead)} of {self.count} frames are empty and left out: {names}")
+        for values, what in (
+            (self.not_finite, "values that are not finite (NaN or infinity)"),
+            (self.negative, "negative values"),
+        ):
+            if values.any():
+                found.append(f"{np.count_nonzero(values)} frames hold {what}, {int(values.sum()):,} in all")
+        if self.saturated.any():
+            found.append(
+                f"the detector is saturated: up to {100 * self.saturated.max():.2g} % of the pixels of "
+                f"{np.count_nonzero(self.saturated)} frames have the greatest value it can count"
+            )
+        return found
+
+
+def survey_frames(source: FrameSource, *, keep_bytes: int = 0, workers: int = 1) -> FrameSurvey:
+    """Read all frames once.
+
+    Frames of small whole numbers are kept as such where that takes at most ``keep_bytes`` in all, so that a
+    compressed movie is not unpacked twice. ``workers`` threads read.
+    """
+    n = source.count
+    survey = FrameSurvey(
+        total=np.zeros(source.shape, np.float32),
+        count=n,
+        mean=np.zeros(n),
+        not_finite=np.zeros(n),
+        negative=np.zeros(n),
+        saturated=np.zeros(n),
+    )
+    room = keep_bytes // max(n, 1)
+    constant = np.zeros(n, bool)
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        for start in range(0, n, max(1, workers)):
+            numbers = range(start, min(start + max(1, workers), n))
+            frames = map(source.frame, numbers) if workers <= 1 else pool.map(source.frame, numbers)
+            for index, frame in zip(numbers, frames):
+                constant[index] = _take(survey, index, frame, room)
+    _drop_empty(source, survey, constant)
+    return survey
+
+
+def _take(survey: FrameSurvey, index: int, frame: np.ndarray, room: int) -> bool:
+    """Count one frame in; whether it has one value everywhere."""
+    stored = _as_integers(frame)
+    seen = frame if stored is None else stored
+    least, greatest = float(seen.min()), float(seen.max())
+    if not (np.isfinite(least) and np.isfinite(greatest)):
+        finite = np.isfinite(frame)
+        survey.not_finite[index] = frame.size - np.count_nonzero(finite)
+        frame = np.where(finite, frame, 0)
+        least, greatest = float(frame.min()), float(frame.max())
+        if not finite.any():
+            return True
+    if least < 0:
+        survey.negative[index] = np.count_nonzero(frame < 0)
+    if greatest in CEILINGS and least < greatest:
+        share = np.count_nonzero(seen == seen.max()) / frame.size
+        survey.saturated[index] = share if share > SATURATED_SHARE else 0
+    survey.mean[index] = frame.mean(dtype=np.float64) if stored is None else _mean(stored)
+    survey.total += frame
+    if stored is not None and stored.nbytes <= room:
+        survey.kept[index] = stored
+    return least == greatest
+
+
+def _mean(stored: np.ndarray) -> float:
+    """Mean of integers; sums of rows fit 32 bits."""
+    return float(stored.sum(axis=1, dtype=np.uint32).sum(dtype=np.float64)) / stored.size
+
+
+def _as_integers(frame: np.ndarray) -> np.ndarray | None:
+    """The frame as 8- or 16-bit whole numbers, None where it is something else."""
+    for kind in (np.uint8, np.uint16):
+        with np.errstate(invalid="ignore"):
+            stored = frame.astype(kind)
+        # one row decides for most of what does not fit
+        if np.array_equal(stored[0], frame[0]) and np.array_equal(stored, frame):
+            return stored
+    return None
+
+
+def _drop_empty(source: FrameSource, survey: FrameSurvey, constant: np.ndarray) -> None:
+    """Find the frames that were not exposed, and take them out of the sum."""
+    usual = float(np.median(survey.mean[~constant])) if not constant.all() else 0.0
+    empty = constant | ((survey.mean < EMPTY_SHARE * usual) if usual > 0 else False)
+    survey.dead = tuple(np.flatnonzero(empty).tolist())
+    for index in survey.dead:
+        if survey.mean[index]:
+            frame = survey.kept[index] if index in survey.kept else source.frame(index)
+            survey.total -= np.nan_to_num(frame, posinf=0, neginf=0)
