@@ -141,8 +141,8 @@ def test_a_table_of_a_refinement(test_data: Path) -> None:
 
 def test_cistem_against_the_truth(test_data: Path) -> None:
     path = test_data / "peers/blob_cistem_auto_refine.star"
-    with pytest.raises(MetadataError, match="does not name its stack"):
-        read_particles(path)
+    # its columns do not name the stack, a comment on top does
+    assert read_particles(path).views.image_path == (path.with_name("particles.mrc"),)
     truth = read_particles(test_data / "blob_particles/truth.star")
     found = read_cistem(path, stack=test_data / "blob_particles/particles.mrcs")
     assert found.optics[0].voltage_kv == 300 and len(check_images(found)[0]) == 600
@@ -171,6 +171,9 @@ def test_cistem_phase_shift_is_in_radians(tmp_path: Path) -> None:
     assert particles.views.image_index.tolist() == [1]
     np.testing.assert_allclose(particles.rotation, rotations.from_relion(10, 20, 30))
     np.testing.assert_allclose(particles.shift_xyz_angstrom, [[-1, 2, 0]])
+    path.write_text((head + row + "0\n").replace("'a.mrcs'", "''"))
+    with pytest.raises(MetadataError, match="does not name its stack"):
+        read_particles(path)
     path.write_text(head + row + "0.5\n")
     with pytest.raises(MetadataError, match="cisTEMBeamTiltX is set"):
         read_particles(path)

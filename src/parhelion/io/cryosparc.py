@@ -1,4 +1,4 @@
-"""Particle tables of cryoSPARC (``.cs``: a NumPy structured array), read only.
+"""Particle tables of cryoSPARC (``.cs``: a NumPy structured array).
 
 Conventions, as far as they differ from RELION's:
 
@@ -17,11 +17,11 @@ import numpy as np
 
 from parhelion.errors import FormatError, InputError, MetadataError
 from parhelion.geometry import rotations
+from parhelion.io.exchange import SIGN, states_white
 from parhelion.io.relion import ANGLES, ORIGIN_ANGSTROM, particle_set
 from parhelion.model.particles import ParticleSet
 from parhelion.model.table import Table
 
-SIGN = "cryosparcBlobSign"
 UID = "cryosparcUid"
 REQUIRED = (
     *("blob/path", "blob/idx", "blob/psize_A"),
@@ -88,14 +88,8 @@ def stated_contrast(particles: ParticleSet) -> str | None:
 
     Raises MetadataError where the particles disagree.
     """
-    if SIGN not in particles.extra:
-        return None
-    signs = np.unique(np.sign(np.asarray(particles.extra[SIGN], dtype=np.float64)))
-    if len(signs) != 1 or signs[0] == 0:
-        raise MetadataError(
-            f"blob/sign is not the same for all particles: {signs.tolist()}; split the set by it"
-        )
-    return "white" if signs[0] > 0 else "black"
+    white = states_white(particles)
+    return None if white is None else "white" if white else "black"
 
 
 def _single(values: np.ndarray) -> np.ndarray:

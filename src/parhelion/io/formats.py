@@ -9,9 +9,21 @@ import numpy as np
 
 from parhelion.catalogue import Registry
 from parhelion.errors import FormatError, InputError
-from parhelion.io import cistem, cryosparc, mrc, relion, relion_writer, spider, tiff
+from parhelion.io import (
+    cistem,
+    cistem_writer,
+    cryosparc,
+    cryosparc_writer,
+    frealign,
+    mrc,
+    relion,
+    relion_writer,
+    spider,
+    tiff,
+)
 from parhelion.io.mrc_header import LENGTH
 from parhelion.io.stack import ImageStack
+from parhelion.model.particles import ParticleSet
 
 Kind = Literal["stack", "volume", "particles"]
 CHUNK_BYTES = 64 * 2**20
@@ -25,8 +37,9 @@ class Format:
     ``sniff(head)`` says whether a file that begins so may be of the format.
     ``read`` is called as ``read(path)`` for a stack (→ ``ImageStack``), ``read(path, pixel_size)`` for a
     volume (→ ``Volume``), ``read(path, pixel_size, notes)`` for particles (→ ``ParticleSet``); ``write`` as
-    ``write(path, stack, pixel_size)``, ``write(path, volume)``, ``write(path, particles)``. ``write`` is
-    None where parhelion only reads.
+    ``write(path, stack, pixel_size)``, ``write(path, volume)``, ``write(path, particles[, notes])``. It is
+    None where parhelion only reads. ``takes_facts`` marks tables that may leave out stack or optics: their
+    ``read`` takes them as ``facts=exchange.ImageFacts(…)``.
     """
 
     name: str
@@ -35,6 +48,7 @@ class Format:
     sniff: Callable[[bytes], bool]
     read: Callable[..., Any]
     write: Callable[..., None] | None = None
+    takes_facts: bool = False
 
 
 FORMATS: Registry[Format] = Registry("format")
@@ -111,28 +125,44 @@ _register(
     sniff=spider.is_spider,
     read=spider.read_spider_volume,
 )
+
+
+def _read_relion(path: Path, pixel_size_angstrom: float | None, notes: list[str]) -> ParticleSet:
+    return relion.read_relion(path, pixel_size_angstrom=pixel_size_angstrom, notes=notes)
+
+
+def _write_relion(path: Path, particles: ParticleSet, notes: list[str] | None = None) -> None:
+    relion_writer.write_relion(path, particles)
+
+
+def _write_relion_30(path: Path, particles: ParticleSet, notes: list[str] | None = None) -> None:
+    relion_writer.write_relion(path, particles, version="3.0")
+
+
 _register(
     name="cistem",
     kind="particles",
     extensions=(),
     sniff=lambda head: _is_star(head) and b"_cisTEMPositionInStack" in head,
     read=cistem.read_cistem,
+    write=cistem_writer.write_cistem,
+    takes_facts=True,
 )
 _register(
     name="star",
     kind="particles",
     extensions=(".star",),
     sniff=_is_star,
-    read=lambda path, pixel, notes: relion.read_relion(path, pixel_size_angstrom=pixel, notes=notes),
-    write=relion_writer.write_relion,
+    read=_read_relion,
+    write=_write_relion,
 )
 _register(
     name="star30",
     kind="particles",
     extensions=(),
     sniff=_is_star,
-    read=lambda path, pixel, notes: relion.read_relion(path, pixel_size_angstrom=pixel, notes=notes),
-    write=lambda path, particles: relion_writer.write_relion(path, particles, version="3.0"),
+    read=_read_relion,
+    write=_write_relion_30,
 )
 _register(
     name="cs",
@@ -140,6 +170,16 @@ _register(
     extensions=(".cs",),
     sniff=lambda head: head.startswith(b"\x93NUMPY"),
     read=cryosparc.read_cryosparc,
+    write=cryosparc_writer.write_cryosparc,
+)
+_register(
+    name="par",
+    kind="particles",
+    extensions=(".par",),
+    sniff=frealign.is_par,
+    read=frealign.read_par,
+    write=frealign.write_par,
+    takes_facts=True,
 )
 
 

@@ -16,7 +16,7 @@ MOST_NOTES = 20
 def read_particles(
     path: Path | str, *, pixel_size_angstrom: float | None = None, notes: list[str] | None = None
 ) -> ParticleSet:
-    """Particles of a table of RELION, cryoSPARC or cisTEM.
+    """Particles of a table of RELION, cryoSPARC, cisTEM or FREALIGN.
 
     ``pixel_size_angstrom`` overrules the file; ``notes`` collects what was assumed, unusual or left out.
     Raises MetadataError where columns are missing or impossible, FormatError where the file is none of
@@ -82,6 +82,34 @@ def check_images(particles: ParticleSet) -> tuple[ParticleSet, list[str]]:
         if g.box not in (None, box)
     ]
     return replace(kept, optics=tuple(replace(g, box=box) for g in kept.optics)), notes
+
+
+def with_box(particles: ParticleSet) -> ParticleSet:
+    """The particles with the box of their images in every group that lacks it, as far as files can be read.
+
+    Programs that need it in the table (RELION) refuse one without.
+    """
+    if all(group.box is not None for group in particles.optics):
+        return particles
+    views = particles.views
+    groups = list(particles.optics)
+    for number, group in enumerate(groups):
+        if group.box is None:
+            groups[number] = replace(
+                group, box=_box_of(views.image_path, views.path_id[views.optics_group == number])
+            )
+    return replace(particles, optics=tuple(groups))
+
+
+def _box_of(paths: tuple[Path, ...], path_id: np.ndarray) -> int | None:
+    """The edge of the images in the first of these files that can be read."""
+    for number in np.unique(path_id).tolist():
+        try:
+            _, h, w = open_images(paths[number]).shape
+        except ParhelionError:
+            continue
+        return h if h == w else None
+    return None
 
 
 def no_images(problems: list[str]) -> MetadataError:
