@@ -16,6 +16,7 @@ HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / "docs" / "jobs"
 TESTS = HERE.parent / "jobs"
 ALSO_NEEDED = {
+    "extract": ["--box", "32"],
     "project-map": ["--step", "30"],
     "resample": ["--box", "24"],
     "simulate particles": ["--pixel-size", "3"],

@@ -67,15 +67,35 @@ def test_all_that_fail_are_an_error(make_job, options, display) -> None:
         run_job(job_of(make_job, work), {}, options(), display)
 
 
-@pytest.mark.parametrize(
-    "error", [Cancelled("stop"), OutputError("full"), OSError(errno.ENOSPC, "No space left", "m1.mrc")]
-)
-def test_what_would_meet_every_file_ends_the_run(make_job, options, display, error) -> None:
-    def work(i):
-        raise error
+def test_what_would_meet_every_file_ends_the_run(make_job, options, display, tmp_path) -> None:
+    def unwritten():
+        try:
+            raise OSError(errno.EIO, "Input/output error")
+        except OSError as error:
+            raise OutputError("cannot write") from error
 
-    with pytest.raises((Cancelled, OutputError)):
-        run_job(job_of(make_job, work), {}, options(), display)
+    def full():
+        raise OSError(errno.ENOSPC, "No space left", "m1.mrc")
+
+    def cancelled():
+        raise Cancelled("stop")
+
+    for number, (fail, expected) in enumerate(
+        ((unwritten, OutputError), (full, OutputError), (cancelled, Cancelled))
+    ):
+        job = job_of(make_job, lambda i, fail=fail: fail())
+        with pytest.raises(expected):
+            run_job(job, {}, options(output=tmp_path / str(number)), display)
+
+
+def test_values_that_do_not_fit_concern_one_file(make_job, options, display) -> None:
+    def work(i):
+        if i == 1:
+            raise OutputError("values from nan to nan do not fit float32")
+        return {}
+
+    result = run_job(job_of(make_job, work), {}, options(), display)
+    assert result.figures["failed"] == "m1.mrc"
 
 
 def test_a_resumed_run_does_only_what_is_missing(make_job, options, display, tmp_path) -> None:

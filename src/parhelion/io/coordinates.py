@@ -76,7 +76,7 @@ def _read(path: Path, names: tuple[str, ...] | None, pixel: float | Sequence[flo
     labels = [_numbered(name, names) for name in text.names or []]
     if np.ndim(pixel) == 0:
         return [_Found(labels, text.xy / pixel, text.merit)]
-    rows = _rows_of(labels, names or (), guessed=False)
+    rows = rows_of_names(labels, names or (), guessed=False)
     sizes = np.asarray(pixel, dtype=np.float64)[np.maximum(rows, 0)]
     return [_Found(labels, text.xy / sizes[:, None], text.merit)]
 
@@ -127,7 +127,7 @@ def _joined(
         place = {name: row for row, name in enumerate(known)}
         rows = np.array([place[name] for name in labels], dtype=np.int64)
     else:
-        rows = np.concatenate([_rows_of(one.names, known, guessed=one.guessed) for one in found])
+        rows = np.concatenate([rows_of_names(one.names, known, guessed=one.guessed) for one in found])
     xy = np.concatenate([one.xy for one in found])
     first = paths[0].name
     finite = np.isfinite(xy).all(axis=1)
@@ -163,8 +163,12 @@ def _stacked(parts: list[np.ndarray]) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _rows_of(labels: list[str], known: tuple[str, ...], *, guessed: bool) -> np.ndarray:
-    """Row in ``known`` of each label, -1 where there is none."""
+def rows_of_names(labels: Sequence[str], known: Sequence[str], *, guessed: bool = False) -> np.ndarray:
+    """Row in ``known`` of each label, -1 where there is none.
+
+    By the whole name, else by the file's name without folder and suffix; a ``guessed`` label may have an
+    ending behind the micrograph's name (``one_autopick``).
+    """
     exact = {name: row for row, name in reversed(list(enumerate(known)))}
     by_stem: dict[str, int] = {}
     for row, name in enumerate(known):
@@ -265,6 +269,7 @@ def check_coordinates(path: Path) -> None:
 __all__ = [
     "check_coordinates",
     "read_coordinates",
+    "rows_of_names",
     "take",
     "without_duplicates",
     "write_coordinates",

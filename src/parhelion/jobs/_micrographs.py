@@ -230,11 +230,10 @@ def each(
         context.check()
         try:
             row = work(i)
-        except (Cancelled, OutputError, ResourceError):
+        except (Cancelled, ResourceError):
             raise
         except (ParhelionError, OSError) as error:
-            if isinstance(error, OSError):
-                _raise_where_nothing_can_be_written(context, error)
+            _raise_where_nothing_can_be_written(context, error)
             return str(error)
         keeper.keep(i, row)
         return row
@@ -253,9 +252,17 @@ def each(
     return Outcome(rows, failed, names)
 
 
-def _raise_where_nothing_can_be_written(context: "Context", error: OSError) -> None:
-    """OutputError for a full disk and for files of the output folder."""
+def _raise_where_nothing_can_be_written(context: "Context", error: Exception) -> None:
+    """OutputError for a full disk and for files of the output folder that cannot be written.
+
+    An OutputError without such a cause is about the values of one file.
+    """
     from parhelion.run.files import FULL, output_error
+
+    if isinstance(error, OutputError) and isinstance(error.__cause__, OSError):
+        raise error
+    if not isinstance(error, OSError):
+        return
 
     inside = str(error.filename or "").startswith(str(context.folder))
     told = output_error(error, context.folder)
