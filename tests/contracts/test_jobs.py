@@ -19,6 +19,7 @@ ALSO_NEEDED = {
     "extract": ["--box", "32"],
     "project-map": ["--step", "30"],
     "resample": ["--box", "24"],
+    "select": ["--count", "1"],
     "simulate particles": ["--pixel-size", "3"],
     "spa": ["--diameter", "90"],
 }
