@@ -4,9 +4,13 @@ import numpy as np
 import pytest
 
 from parhelion.errors import InputError
+from parhelion.fourier.resample import fourier_resize_images
+from parhelion.geometry.rotations import angle_between
+from parhelion.io.cryosparc import stated_contrast
 from parhelion.io.formats import FORMATS
 from parhelion.io.mrc import open_stack, read_volume
 from parhelion.io.particles import read_particles
+from parhelion.io.star import read_star
 from parhelion.jobs.convert import EXTENSIONS
 
 
@@ -45,3 +49,110 @@ def test_inputs_of_one_name_are_refused(run, molecule, tmp_path) -> None:
     copy.write_bytes(molecule.read_bytes())
     with pytest.raises(InputError, match="two inputs are called molecule"):
         run("convert", input=[molecule, copy])
+
+
+@pytest.fixture
+def particles(run, molecule, tmp_path):
+    """Twelve simulated particles with their poses: ``truth.star`` of ``simulate particles``."""
+    made = run("simulate_particles", model=molecule, count=12, snr=100.0, output=tmp_path / "made")
+    return made.outputs["truth"]
+
+
+def test_particles_to_every_program_and_back(run, particles, tmp_path) -> None:
+    before = read_particles(particles)
+    for to in ("par", "cistem", "cs", "star30", "star"):
+        (made,) = run("convert", input=particles, to=to, output=tmp_path / to).outputs["files"]
+        assert made.suffix == EXTENSIONS[to]
+        (back,) = run("convert", input=made, output=tmp_path / f"{to}_back").outputs["files"]
+        after = read_particles(back)
+        assert angle_between(before.rotation, after.rotation).max() < 0.002
+        np.testing.assert_allclose(before.shift_xyz_angstrom, after.shift_xyz_angstrom, atol=1e-3)
+        assert after.optics[0].box == before.optics[0].box
+        assert after.views.image_path == before.views.image_path
+
+
+def test_other_jobs_read_what_was_converted(run, particles, tmp_path) -> None:
+    """A .par with our comments, a .cs and a cisTEM table reconstruct to the same map as the STAR file."""
+    expected = read_volume(run("reconstruct", input=particles, output=tmp_path / "r").outputs["map"]).data
+    for to in ("par", "cistem", "cs"):
+        (made,) = run("convert", input=particles, to=to, contrast="white", output=tmp_path / to).outputs[
+            "files"
+        ]
+        found = run("reconstruct", input=made, output=tmp_path / f"r_{to}").outputs["map"]
+        assert np.corrcoef(read_volume(found).data.ravel(), expected.ravel())[0, 1] > 0.999
+
+
+def test_what_a_par_leaves_out_can_be_given(run, particles, tmp_path) -> None:
+    (par,) = run("convert", input=particles, to="par", contrast="white").outputs["files"]
+    bare = tmp_path / "bare.par"
+    bare.write_text("\n".join(line for line in par.read_text().splitlines() if ":" not in line) + "\n")
+    with pytest.raises(InputError, match="does not name its stack"):
+        run("convert", input=bare, output=tmp_path / "none")
+    given = {"stack": particles.parent / "particles.mrcs", "pixel_size": 4.0}
+    given |= {"voltage": 200.0, "cs": 1.4, "amplitude_contrast": 0.08}
+    (made,) = run("convert", input=bare, output=tmp_path / "made_star", **given).outputs["files"]
+    group = read_particles(made).optics[0]
+    assert (group.voltage_kv, group.spherical_aberration_mm, group.amplitude_contrast) == (200.0, 1.4, 0.08)
+    assert group.pixel_size_angstrom == 4.0
+    with pytest.raises(InputError, match="which says itself where its images are"):
+        run("convert", input=particles, voltage=200.0, output=tmp_path / "refused")
+
+
+def test_contrast_is_stated(run, particles, tmp_path) -> None:
+    for contrast, sign in (("auto", 1), ("white", 1), ("black", -1)):
+        result = run("convert", input=particles, to="cs", contrast=contrast, output=tmp_path / contrast)
+        assert (np.load(result.outputs["files"][0], allow_pickle=False)["blob/sign"] == sign).all()
+
+
+def test_a_new_stack_is_smaller_and_black(run, particles, tmp_path) -> None:
+    options = {"new_stack": True, "downsample": 2.0, "stack_contrast": "black", "contrast": "white"}
+    table, stack = run("convert", input=particles, to="par", **options).outputs["files"]
+    made = read_particles(table)
+    before = read_particles(particles)
+    assert made.optics[0].pixel_size_angstrom == pytest.approx(8.0)
+    assert stated_contrast(made) == "black"
+    images = open_stack(stack).read(np.arange(12))
+    assert images.shape == (12, 16, 16)
+    full = open_stack(before.views.image_path[0]).read(before.views.image_index)
+    np.testing.assert_allclose(images, -fourier_resize_images(full, 16), atol=1e-4)
+    np.testing.assert_allclose(made.shift_xyz_angstrom, before.shift_xyz_angstrom, atol=1e-3)
+
+
+def test_box_and_normalising(run, particles, tmp_path) -> None:
+    options = {"new_stack": True, "box": 40, "normalise": True, "radius": 60.0}
+    _, stack = run("convert", input=particles, **options).outputs["files"]
+    images = open_stack(stack).read(np.arange(12))
+    y, x = np.indices((40, 40)) - 20
+    outside = np.hypot(x, y) > 15
+    np.testing.assert_allclose(images[:, outside].mean(axis=1), 0, atol=1e-4)
+    np.testing.assert_allclose(images[:, outside].std(axis=1), 1, atol=1e-4)
+    # a smaller radius counts more pixels as background
+    other = run("convert", input=particles, output=tmp_path / "r", **{**options, "radius": 30.0})
+    assert not np.allclose(open_stack(other.outputs["files"][1]).read(np.arange(12)), images, atol=1e-3)
+
+
+def test_flipped_phases(run, particles, tmp_path) -> None:
+    """With one sign of the CTF images look like projections; the table says so, and is not used twice."""
+    table, stack = run("convert", input=particles, new_stack=True, flip_phases=True).outputs["files"]
+    assert read_star(table)["optics"]["rlnCtfDataArePhaseFlipped"].tolist() == [1]
+    before = read_particles(particles)
+    images = open_stack(stack).read(np.arange(12))
+    full = open_stack(before.views.image_path[0]).read(before.views.image_index)
+    clean = run("project_map", input=particles.parents[1] / "molecule.mrc", particles=particles)
+    truth = open_stack(clean.outputs["images"]).read(np.arange(12))
+
+    def likeness(a: np.ndarray) -> float:
+        return float(np.mean([np.corrcoef(i.ravel(), t.ravel())[0, 1] for i, t in zip(a, truth)]))
+
+    assert likeness(images) > likeness(full) + 0.02
+    with pytest.raises(InputError, match="rlnCtfDataArePhaseFlipped is set"):
+        read_particles(table)
+
+
+def test_options_that_ask_for_nothing_are_refused(run, particles, molecule, tmp_path) -> None:
+    with pytest.raises(InputError, match="--flip-phases changes images; ask for them with --new-stack"):
+        run("convert", input=particles, flip_phases=True)
+    with pytest.raises(InputError, match="--radius says where --normalise begins"):
+        run("convert", input=particles, new_stack=True, radius=50.0)
+    with pytest.raises(InputError, match="is a volume; options on images and optics"):
+        run("convert", input=molecule, new_stack=True, output=tmp_path / "v")

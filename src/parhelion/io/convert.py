@@ -1,13 +1,17 @@
 """Conversion between formats of one kind: images and maps, or particle tables."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from parhelion.errors import FormatError, MetadataError, ParameterError
+from parhelion.io.exchange import ImageFacts
 from parhelion.io.formats import FORMATS, Format, format_of, output_format
+from parhelion.io.particles import with_box
 from parhelion.io.ranges import PIXEL_SIZE, check_range
 from parhelion.io.stack import ImageStack
+from parhelion.model.particles import ParticleSet
 from parhelion.model.volume import Volume
 
 
@@ -17,10 +21,13 @@ def convert(
     *,
     pixel_size_angstrom: float | None = None,
     to_format: str | None = None,
+    facts: ImageFacts | None = None,
+    change: Callable[[ParticleSet], ParticleSet] | None = None,
 ) -> list[str]:
     """Write what ``src`` holds to ``dst``, in the format of its extension or ``to_format``; return notes.
 
-    ``pixel_size_angstrom`` overrules the input. Images become a map and a map images where ``dst`` asks for
+    ``pixel_size_angstrom`` overrules the input, ``facts`` say what a particle table may leave out, ``change``
+    is applied to particles on the way. Images become a map and a map images where ``dst`` asks for
     it, values as they are. Raises FormatError or MetadataError where the input cannot be read or the output
     cannot hold it, OutputError where it cannot be written.
     """
@@ -31,8 +38,8 @@ def convert(
         check_range(src, "pixel size", np.array([pixel_size_angstrom]), PIXEL_SIZE, notes)
     if source.kind == "particles":
         target = _target(dst, to_format, ("particles",))
-        particles = source.read(src, pixel_size_angstrom, notes)
-        _write(target, dst, particles)
+        particles = _particles(source, src, pixel_size_angstrom, facts, notes)
+        _write(target, dst, with_box(change(particles) if change else particles), notes)
         return notes
     first, second = ("volume", "stack") if source.kind == "volume" else ("stack", "volume")
     target = _target(dst, to_format, (first, second))
@@ -67,6 +74,19 @@ def _target(dst: Path, to_format: str | None, kinds: tuple[str, ...]) -> Format:
         except FormatError as error:
             errors.append(error)
     raise errors[0]
+
+
+def _particles(
+    source: Format, src: Path, pixel_size_angstrom: float | None, facts: ImageFacts | None, notes: list[str]
+) -> ParticleSet:
+    if facts is None:
+        return source.read(src, pixel_size_angstrom, notes)
+    if not source.takes_facts:
+        raise ParameterError(
+            f"{src} is a table of format {source.name}, which says itself where its images are and what its "
+            "optics are; stack, voltage, Cs and amplitude contrast can be given for cistem and par"
+        )
+    return source.read(src, pixel_size_angstrom, notes, facts=facts)
 
 
 def _stack(source: Format, src: Path) -> ImageStack:

@@ -58,11 +58,13 @@ def read_with_images(
     particles, missing = check_images(particles)
     for note in (*notes, *missing):
         observer.notice(note)
-    colour = _contrast(particles, contrast, observer)
+    colour = contrast_of(particles, contrast, observer)
     return particles, StackSource(particles, colour)
 
 
-def _contrast(particles: "ParticleSet", wanted: Contrast, observer: "Observer") -> Literal["white", "black"]:
+def contrast_of(
+    particles: "ParticleSet", wanted: Contrast, observer: "Observer"
+) -> Literal["white", "black"]:
     """White or black: as wanted, as the table states, or as the images look."""
     import numpy as np
 

@@ -1,31 +1,52 @@
 """Convert images, maps or particle tables from one format to another.
 
-Reads MRC, TIFF, SPIDER, and the particle tables of RELION, cryoSPARC and cisTEM; the format of the
-input is found from its content. Values stay as they are; lengths, angles and conventions are translated.
+Reads MRC, TIFF, SPIDER, and the particle tables of RELION, cryoSPARC, cisTEM and FREALIGN; the format of the
+input is found from its content. Values stay as they are; lengths, angles, signs and counts are translated.
+Images of particles are not copied, unless the options under "New stack" ask for new ones.
 """
 
 from typing import TYPE_CHECKING, Literal
 
+from pydantic import model_validator
+
 from parhelion.errors import InputError
-from parhelion.jobs._inputs import Files
+from parhelion.jobs._inputs import File, Files
+from parhelion.jobs._particles import Contrast
 from parhelion.registry import Estimate, JobParams, Output, Result, declare, option
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
+    from parhelion.io.exchange import ImageFacts
+    from parhelion.model.particles import ParticleSet
     from parhelion.run.context import Context
 
-EXTENSIONS = {"mrc": ".mrc", "mrcs": ".mrcs", "tiff": ".tif", "star": ".star", "star30": ".star"}
+EXTENSIONS = {
+    "mrc": ".mrc",
+    "mrcs": ".mrcs",
+    "tiff": ".tif",
+    "star": ".star",
+    "star30": ".star",
+    "cistem": ".star",
+    "cs": ".cs",
+    "par": ".par",
+}
 USUAL = {"volume": "mrc", "stack": "mrcs", "particles": "star"}
+LEFT_OUT = "What a par or cistem table leaves out"
+NEW_STACK = "New stack"
+CHANGES = ("downsample", "box", "normalise", "radius", "flip_phases", "stack_contrast")
+TORCH_BYTES = 400_000_000
 
 
 class Params(JobParams):
     """What the job takes."""
 
     input: Files = option(help="one or more files", short="i")
-    to: Literal["mrc", "mrcs", "tiff", "star", "star30"] | None = option(
+    to: Literal["mrc", "mrcs", "tiff", "star", "star30", "cistem", "cs", "par"] | None = option(
         None,
-        help="format to write (mrc: map, mrcs: images, star: RELION 3.1, star30: RELION 3.0)",
+        help="format to write (mrc: map, mrcs: images, star: RELION 3.1, star30: RELION 3.0, "
+        "cistem: cisTEM's STAR, cs: cryoSPARC, par: FREALIGN)",
         default_text="mrc for maps, mrcs for images, star for particles",
     )
     pixel_size: float | None = option(
@@ -36,6 +57,84 @@ class Params(JobParams):
         le=30,
         default_text="from the input",
     )
+    contrast: Contrast = option(
+        "auto",
+        help="how protein looks in the images, which par, cistem and cs pass on; auto takes what the table "
+        "says, or looks at the images where that is needed",
+    )
+    stack: File | None = option(
+        None, help="the stack of images", default_text="as the table says", group=LEFT_OUT
+    )
+    voltage: float | None = option(
+        None,
+        help="acceleration voltage",
+        unit="kV",
+        ge=60,
+        le=400,
+        default_text="as the table says",
+        group=LEFT_OUT,
+    )
+    cs: float | None = option(
+        None,
+        help="spherical aberration",
+        unit="mm",
+        ge=0,
+        le=10,
+        default_text="as the table says",
+        group=LEFT_OUT,
+    )
+    amplitude_contrast: float | None = option(
+        None,
+        help="amplitude contrast",
+        unit="1",
+        ge=0,
+        le=1,
+        default_text="as the table says",
+        group=LEFT_OUT,
+    )
+    new_stack: bool = option(
+        False, help="write the particles' images into one new stack beside the table", group=NEW_STACK
+    )
+    downsample: float = option(
+        1.0, help="make the images smaller by this factor", unit="1", ge=1, le=10, group=NEW_STACK
+    )
+    box: int | None = option(
+        None,
+        help="cut or fill the images to this box, after downsampling",
+        unit="pixels",
+        ge=8,
+        le=4096,
+        default_text="the whole image",
+        group=NEW_STACK,
+    )
+    normalise: bool = option(
+        False, help="give the background mean 0 and standard deviation 1", group=NEW_STACK
+    )
+    radius: float | None = option(
+        None,
+        help="radius of the particle, outside of which is background",
+        unit="Å",
+        gt=0,
+        default_text="3/8 of the box",
+        group=NEW_STACK,
+    )
+    flip_phases: bool = option(
+        False, help="multiply the images' transforms by the sign of their CTF", group=NEW_STACK
+    )
+    stack_contrast: Literal["keep", "white", "black"] = option(
+        "keep",
+        help="how protein is to look in the new images (RELION: white, FREALIGN and cisTEM: black)",
+        group=NEW_STACK,
+    )
+
+    @model_validator(mode="after")
+    def _only_with_a_stack(self) -> "Params":
+        asked = [name for name in CHANGES if name in self.model_fields_set]
+        if asked and not self.new_stack:
+            raise ValueError(f"--{asked[0].replace('_', '-')} changes images; ask for them with --new-stack")
+        if self.radius is not None and not self.normalise:
+            raise ValueError("--radius says where --normalise begins, which is not asked for")
+        return self
 
 
 OUTPUTS = (Output(name="files", file="*", help="the converted files, under their names"),)
@@ -44,7 +143,26 @@ OUTPUTS = (Output(name="files", file="*", help="the converted files, under their
 def estimate(params: Params) -> Estimate:
     """The largest file, as float32 and as written."""
     sizes = [path.stat().st_size for path in params.input]
-    return Estimate(memory_bytes=4 * max(sizes), disk_bytes=4 * sum(sizes))
+    memory, disk = 4 * max(sizes), 4 * sum(sizes)
+    if params.new_stack:
+        memory, disk = memory + TORCH_BYTES, disk + sum(map(_stack_bytes, params.input))
+    return Estimate(memory_bytes=memory, disk_bytes=disk)
+
+
+def _stack_bytes(path: "Path") -> int:
+    """Upper bound for a new stack: all images as float32, where their number and box can be found out."""
+    from parhelion.io.formats import format_of
+    from parhelion.io.particles import read_particles
+    from parhelion.jobs._particles import box_of
+
+    try:
+        if format_of(path).kind != "particles":
+            return 0
+        particles = read_particles(path, pixel_size_angstrom=1.0)
+        return 4 * len(particles) * box_of(particles) ** 2
+    except InputError:
+        # what is wrong is said when the table is read for good
+        return 0
 
 
 def run(context: "Context", params: Params) -> Result:
@@ -59,9 +177,18 @@ def run(context: "Context", params: Params) -> Result:
     for number, (path, name) in enumerate(zip(params.input, names, strict=True)):
         context.check()
         target = context.path("files", name + EXTENSIONS[_format(path, params)])
-        for note in convert(path, target, pixel_size_angstrom=params.pixel_size, to_format=params.to):
+        stack = context.path("files", name + ".mrcs")
+        notes = convert(
+            path,
+            target,
+            pixel_size_angstrom=params.pixel_size,
+            to_format=params.to,
+            facts=_facts(params),
+            change=_change(context, params, stack),
+        )
+        for note in notes:
             context.notice(note)
-        written.append(target)
+        written += [target, *([stack] if params.new_stack else [])]
         context.progress("convert", number + 1, len(names))
     return Result(figures={"files": len(written)}, outputs={"files": written})
 
@@ -69,7 +196,42 @@ def run(context: "Context", params: Params) -> Result:
 def _format(path: "Path", params: Params) -> str:
     from parhelion.io.formats import format_of
 
-    return params.to or USUAL[format_of(path).kind]
+    kind = format_of(path).kind
+    if kind != "particles" and (params.new_stack or _facts(params) is not None or params.contrast != "auto"):
+        raise InputError(f"{path} is a {kind}; options on images and optics are for tables of particles")
+    return params.to or USUAL[kind]
+
+
+def _facts(params: Params) -> "ImageFacts | None":
+    """What the options say about images and optics, None where they say nothing."""
+    from parhelion.io.exchange import ImageFacts
+
+    facts = ImageFacts(
+        stack=params.stack,
+        voltage_kv=params.voltage,
+        spherical_aberration_mm=params.cs,
+        amplitude_contrast=params.amplitude_contrast,
+    )
+    return None if facts == ImageFacts() else facts
+
+
+def _change(
+    context: "Context", params: Params, stack: "Path"
+) -> "Callable[[ParticleSet], ParticleSet] | None":
+    """What happens to particles between reading and writing."""
+    from parhelion.io.exchange import states_white, with_contrast
+    from parhelion.jobs._new_stack import rewritten
+    from parhelion.jobs._particles import contrast_of
+
+    def change(particles: "ParticleSet") -> "ParticleSet":
+        needed = params.to == "cs" or params.stack_contrast != "keep"
+        if params.contrast != "auto":
+            particles = with_contrast(particles, params.contrast == "white")
+        elif needed and states_white(particles) is None:
+            particles = with_contrast(particles, contrast_of(particles, "auto", context) == "white")
+        return rewritten(context, params, particles, stack) if params.new_stack else particles
+
+    return change
 
 
 JOB = declare(__name__, __doc__, params=Params, run=run, estimate=estimate, outputs=OUTPUTS, computes=False)
