@@ -122,10 +122,12 @@ class EerMovie(MovieFile):
         for offset, size in self._segments[raw]:
             stream.seek(offset)
             pieces.append(stream.read(size))
-        codes = self._codes
+        codes, coded = self._codes, b"".join(pieces)
+        # the decoder wants whole 16-bit words; it stops at the frame's last pixel, whatever follows
+        coded += b"\0" * (len(coded) % 2)
         try:
             imagecodecs.eer_decode(
-                b"".join(pieces),
+                coded,
                 self.shape,
                 codes.skip,
                 codes.horizontal,
