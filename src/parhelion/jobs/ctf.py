@@ -3,8 +3,8 @@
 Defocus, astigmatism and, if asked, a phase shift are searched exhaustively on a grid and then refined on
 every Fourier pixel; the spectrum's background and the fall-off of its rings are fitted along. Of movies, sums
 of a few frames are transformed and their powers averaged, so that drift does not blur the rings. Each
-micrograph gets a diagnostic picture, its curves, and the spacing up to which the rings were found. What cannot
-be read or fitted is left out and named; what is fitted but doubtful is marked.
+micrograph gets a diagnostic picture, its curves, and the spacing up to which the rings were found. What
+cannot be read or fitted is left out and named; what is fitted but doubtful is marked.
 """
 
 from pathlib import Path

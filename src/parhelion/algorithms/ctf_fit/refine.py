@@ -16,13 +16,15 @@ from scipy.optimize import nnls
 from parhelion.algorithms.ctf_fit.flatten import SPLINES_PER_ANNULUS, Annulus, splines
 from parhelion.algorithms.ctf_fit.linear import dot, product
 from parhelion.algorithms.ctf_fit.phases import attenuation, ring_rate, sine_and_cosine
-from parhelion.algorithms.ctf_fit.search import Candidate
+from parhelion.algorithms.ctf_fit.search import Candidate, reach_of
 from parhelion.algorithms.ctf_fit.settings import FitSettings, Optics
 from parhelion.optics.ctf import electron_wavelength_angstrom
 
 ITERATIONS = 12
 CONVERGED_ANGSTROM = 0.5
 ENVELOPE_INTERVALS = 3
+REACH_FACTOR = 1.25
+"""Astigmatism may grow to this many times the largest that the search tried."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +60,7 @@ class Refiner:
         fixed = settings.phase_shift_range_deg
         free_phase = fixed is not None and fixed[1] > fixed[0]
         free_astigmatism = settings.known_astigmatism is None
+        self._reach = REACH_FACTOR * reach_of(settings) + settings.defocus_step_angstrom
         self._free = np.array([True, free_astigmatism, free_astigmatism, free_phase])
 
     def refine(self, start: Candidate) -> Refined:
@@ -144,11 +147,16 @@ class Refiner:
         return values - product(weights, self._smooth)
 
     def _inside(self, parameters: np.ndarray) -> np.ndarray:
-        """The parameters with defocus and phase shift brought into their ranges."""
+        """The parameters brought into their ranges."""
         inside = parameters.copy()
         inside[0] = np.clip(inside[0], *self._settings.defocus_range_angstrom)
-        if self._settings.phase_shift_range_deg is not None:
-            inside[3] = np.clip(inside[3], *np.deg2rad(self._settings.phase_shift_range_deg))
+        inside[1:3] *= min(1.0, self._reach / max(float(np.hypot(*inside[1:3])), 1e-9))
+        span = self._settings.phase_shift_range_deg
+        if span is not None:
+            low, high = np.deg2rad(span)
+            # CTF² repeats after half a turn
+            whole = high - low >= math.pi - 1e-9
+            inside[3] = low + (inside[3] - low) % math.pi if whole else np.clip(inside[3], low, high)
         return inside
 
     def _result(self, at: "_State") -> Refined:

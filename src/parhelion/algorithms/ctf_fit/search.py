@@ -23,6 +23,9 @@ DECAYS_ANGSTROM2 = (50.0, 200.0)
 HALF_ASTIGMATISM_ANGSTROM = 800.0
 HALF_ASTIGMATISM_EXHAUSTIVE_ANGSTROM = 5000.0
 CANDIDATES, CANDIDATES_EXHAUSTIVE = 3, 10
+LEAST_SHARE = 0.03
+"""Added to the squared sum of a model, as a share of what it was with its smooth part: one that is nearly all
+smooth would otherwise be judged by how the background departs from a spline."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +80,7 @@ def sector_profiles(ring: Annulus) -> Profiles:
 def search(ring: Annulus, optics: Optics, settings: FitSettings) -> list[Candidate]:
     """The best starting points, best first, distinct in defocus or phase shift."""
     profiles = sector_profiles(ring)
-    reach = _reach(settings)
+    reach = reach_of(settings)
     step = settings.defocus_step_angstrom
     low, high = settings.defocus_range_angstrom
     margin = math.ceil(reach / step)
@@ -93,7 +96,7 @@ def search(ring: Annulus, optics: Optics, settings: FitSettings) -> list[Candida
     return _distinct(best, settings)
 
 
-def _reach(settings: FitSettings) -> float:
+def reach_of(settings: FitSettings) -> float:
     """The largest half difference of U and V on the grid."""
     if settings.known_astigmatism is not None:
         return 0.5 * abs(settings.known_astigmatism[0])
@@ -139,9 +142,10 @@ def ring_models(
     root = np.sqrt(profiles.weight.mean(axis=0))
     smooth, _ = np.linalg.qr(root[:, None] * splines(s, ring.low, ring.high, SPLINES_PER_ANNULUS))
     values = root[:, None] * values
+    whole = np.einsum("ij,ij->j", values, values)
     values -= product(smooth, product(smooth.T, values))
-    norm = np.einsum("ij,ij->j", values, values).reshape(len(shifts), len(defoci))
-    return Models(values=values, root=root, norm=norm)
+    norm = np.einsum("ij,ij->j", values, values) + LEAST_SHARE * whole
+    return Models(values=values, root=root, norm=norm.reshape(len(shifts), len(defoci)))
 
 
 def _astigmatisms(settings: FitSettings) -> list[tuple[float, float]]:
@@ -152,7 +156,7 @@ def _astigmatisms(settings: FitSettings) -> list[tuple[float, float]]:
         return [(0.5 * amount * math.cos(twice), 0.5 * amount * math.sin(twice))]
     step = max(settings.defocus_step_angstrom, 100.0)
     found = [(0.0, 0.0)]
-    for half in np.arange(step, _reach(settings) + 0.5 * step, step):
+    for half in np.arange(step, reach_of(settings) + 0.5 * step, step):
         count = min(36, max(6, math.ceil(2 * math.pi * half / (2 * step))))
         for twice in 2 * math.pi * np.arange(count) / count:
             found.append((half * math.cos(twice), half * math.sin(twice)))
@@ -181,13 +185,15 @@ def _best_of_grid(
     gain = np.full((len(shifts), count), -np.inf)
     choice = np.zeros((len(shifts), count), dtype=np.int64)
     options = _astigmatisms(settings)
-    scale = 0.5 / (np.maximum(SECTORS * norm[:, margin : margin + count], 1e-12) * variance)
     for number, (along, across) in enumerate(options):
         offset = sector_offsets(along, across, step)
         top = np.zeros((len(shifts), count))
         for sector, first in enumerate(margin + offset):
             top += cross[sector, :, first : first + count]
-        value = np.maximum(top, 0.0) ** 2 * scale
+        bottom = np.zeros_like(top)
+        for first, sectors in zip(*np.unique(margin + offset, return_counts=True), strict=True):
+            bottom += sectors * norm[:, first : first + count]
+        value = 0.5 * np.maximum(top, 0.0) ** 2 / (bottom * variance)
         if prior is not None and settings.known_astigmatism is None:
             value = value - 0.5 * (2.0 * math.hypot(along, across) / prior) ** 2
         better = value > gain
