@@ -79,6 +79,7 @@ def test_copies_stay_in_one_half_set(run, particles, tmp_path) -> None:
 def test_what_is_refused(run, particles, tmp_path) -> None:
     with pytest.raises(InputError, match="without poses"):
         run("expand_symmetry", input=particles.parent / "particles.star", symmetry="C2")
-    made = run("expand_symmetry", input=particles, symmetry="C2").outputs["particles"]
+    made = run("expand_symmetry", input=particles, symmetry="C2", output=tmp_path / "one")
+    made = made.outputs["particles"]
     with pytest.raises(InputError, match="expanded by symmetry before"):
         run("expand_symmetry", input=made, symmetry="C2", output=tmp_path / "again")
