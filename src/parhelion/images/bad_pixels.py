@@ -6,6 +6,7 @@ from parhelion.errors import ParameterError
 
 ROUNDS = 3
 BLOCK_ROWS = 32
+SAMPLE = 4000
 TRIES = 4
 FIRST_REACH_PIXELS = 2
 COUNT_MARGIN = 6.0
@@ -25,21 +26,25 @@ def outlier_limits(mean: float, variance: float, sigmas: float) -> tuple[float, 
 
 
 def moments(image: np.ndarray, without: np.ndarray | None = None) -> tuple[float, float]:
-    """Mean and variance of ``image`` (y, x); the pixels at the flat indices ``without`` are left out."""
-    pivot = float(image[: min(BLOCK_ROWS, len(image))].mean(dtype=np.float64))
-    pivot = pivot if np.isfinite(pivot) else 0.0
+    """Mean and variance of ``image`` (y, x); the pixels at the ascending flat indices ``without`` are left
+    out."""
+    flat = image.reshape(-1)
+    # close to the mean, so that squares do not lose digits
+    pivot = float(np.median(flat[:: max(1, flat.size // SAMPLE)]))
     first, second = 0.0, 0.0
-    # blocks of rows stay in the processor's cache
-    for start in range(0, len(image), BLOCK_ROWS):
-        off = (image[start : start + BLOCK_ROWS] - np.float32(pivot)).ravel()
+    # blocks stay in the processor's cache
+    block = BLOCK_ROWS * image.shape[1]
+    hidden = np.zeros(0, np.int64) if without is None else without
+    for start in range(0, flat.size, block):
+        off = flat[start : start + block] - np.float32(pivot)
+        if hidden.size:
+            low, high = np.searchsorted(hidden, (start, start + off.size))
+            off[hidden[low:high] - start] = 0
         first += float(off.sum(dtype=np.float64))
         second += float(np.dot(off, off))
-    count = image.size
-    if without is not None and without.size:
-        off = image.ravel()[without].astype(np.float64) - pivot
-        first, second, count = first - float(off.sum()), second - float(np.dot(off, off)), count - off.size
-    shift = first / max(count, 1)
-    return pivot + shift, max(second / max(count, 1) - shift * shift, 0.0)
+    count = max(flat.size - hidden.size, 1)
+    shift = first / count
+    return pivot + shift, max(second / count - shift * shift, 0.0)
 
 
 def hot_pixels(mean_frame: np.ndarray, bad: np.ndarray, sigmas: float) -> np.ndarray:
@@ -87,6 +92,9 @@ def replace_pixels(image: np.ndarray, bad: np.ndarray, rng: np.random.Generator)
         pending = pending[~good]
         tries += 1
         if tries % TRIES == 0:
-            reach = min(2 * reach, max(height, width))
+            reach *= 2
+        if reach > max(height, width):
+            source[pending] = rng.choice(np.flatnonzero(~bad), pending.size)
+            break
     flat = image.reshape(-1)
     flat[target] = flat[source]
