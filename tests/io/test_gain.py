@@ -115,6 +115,22 @@ def test_gain_of_eer_movies(tmp_path: Path) -> None:
         read_gain(tmp_path / "a.gain", eer_movie=True, shape=(12, 18))
 
 
+def test_gain_files_with_several_pages(tmp_path: Path) -> None:
+    """The first page of a ``.gain`` file counts; what else is in it may be anything."""
+    gain = RNG.uniform(0.8, 1.25, (4, 6)).astype(np.float32)
+    with tifffile.TiffWriter(tmp_path / "a.gain") as writer:
+        writer.write(gain)
+        writer.write(np.zeros((2, 2), np.uint8))
+    notes: list[str] = []
+    np.testing.assert_array_equal(read_gain(tmp_path / "a.gain", notes), gain)
+    assert notes == ["a.gain: the first of 2 pages is the gain reference"]
+    content = (tmp_path / "a.gain").read_bytes()
+    for broken in (content[:30], b"II*\0\x08\0\0\0\0\0\0\0\0\0", b"nothing"):
+        (tmp_path / "a.gain").write_bytes(broken)
+        with pytest.raises(FormatError, match=r"a\.gain"):
+            read_gain(tmp_path / "a.gain")
+
+
 def test_dark(tmp_path: Path, stack: Callable[..., np.ndarray]) -> None:
     dark = RNG.normal(size=(4, 6)).astype(np.float32)
     np.testing.assert_array_equal(read_dark(write(tmp_path / "d.mrc", dark), shape=(4, 6)), dark)

@@ -2,7 +2,9 @@
 
 import gc
 import pickle
+import shutil
 import struct
+import subprocess
 import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -91,6 +93,25 @@ def test_packed_mrc(tmp_path: Path, width: int) -> None:
     path.write_bytes(mrc_bytes((width, 4, 3), 101, data[:-1]))
     with pytest.raises(FormatError, match="truncated"):
         open_movie(path)
+
+
+@pytest.mark.parametrize(("name", "turned"), [("a.mrcs", False), ("a.tif", True)])
+def test_relion_reads_the_same(tmp_path: Path, name: str, turned: bool) -> None:
+    """4-bit MRC pixels are RELION's; TIFF rows are RELION's from the other end."""
+    program = shutil.which("relion_image_handler")
+    if program is None:
+        pytest.skip("relion_image_handler is not installed")
+    frames = RNG.integers(0, 16, (2, 6, 8)).astype(np.uint8)
+    if name == "a.tif":
+        tifffile.imwrite(tmp_path / name, frames, photometric="minisblack", metadata=None)
+    else:
+        (tmp_path / name).write_bytes(
+            mrc_bytes((8, 6, 2), 101, (frames[..., 0::2] | frames[..., 1::2] << 4).tobytes())
+        )
+    command = [program, "--i", f"2@{name}", "--o", "out.mrc"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    relions = open_movie(tmp_path / "out.mrc").frame(0)
+    np.testing.assert_array_equal(open_movie(tmp_path / name).frame(1), relions[:: -1 if turned else 1])
 
 
 def test_packed_bytes_of_half_the_width(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

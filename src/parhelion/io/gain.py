@@ -14,6 +14,7 @@ import numpy as np
 
 from parhelion.errors import FormatError, InputError, ParameterError
 from parhelion.io.formats import open_images
+from parhelion.io.tiff import read_first_page
 
 GATAN_SUFFIXES = (".dm3", ".dm4")
 FLIPS = {0: "none", 1: "upside down (y)", 2: "left to right (x)"}
@@ -38,7 +39,7 @@ def read_gain(
     values that are negative or not finite, and InputError where its size does not fit.
     """
     path = Path(path)
-    gain = _read_one(path, "gain reference")
+    gain = _read_one(path, "gain reference", notes)
     broken = int(np.count_nonzero(~np.isfinite(gain) | (gain < 0)))
     if broken:
         raise FormatError(f"{broken:,} of {gain.size:,} values in the gain {path} are negative or not finite")
@@ -116,12 +117,18 @@ def check_size(found: tuple[int, ...], expected: tuple[int, int], what: str, opt
     raise InputError(f"{message}; {advice}")
 
 
-def _read_one(path: Path, what: str) -> np.ndarray:
-    if path.suffix.lower() in GATAN_SUFFIXES:
+def _read_one(path: Path, what: str, notes: list[str] | None = None) -> np.ndarray:
+    suffix = path.suffix.lower()
+    if suffix in GATAN_SUFFIXES:
         raise FormatError(
             f"{path}: Gatan's {path.suffix} files are not read; convert it to MRC, "
             f"for example with IMOD: dm2mrc {path.name} {path.stem}.mrc"
         )
+    if suffix == ".gain":
+        image, count = read_first_page(path)
+        if count > 1 and notes is not None:
+            notes.append(f"{path.name}: the first of {count} pages is the gain reference")
+        return image
     stack = open_images(path)
     if len(stack) != 1:
         raise FormatError(f"{path} holds {len(stack)} images, a {what} is one")

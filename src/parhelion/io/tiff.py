@@ -122,6 +122,30 @@ def open_tiff(path: Path | str) -> ImageStack:
     return ImageStack(path, pages, pixel_size_angstrom=found.pixel_size_angstrom)
 
 
+def read_first_page(path: Path | str) -> tuple[np.ndarray, int]:
+    """The first page ``(y, x)`` float32 of a TIFF file, and how many pages it has, whatever the others are.
+
+    Raises FormatError where the file is damaged or its first page is no grey image.
+    """
+    path = Path(path)
+    with open_file(path) as tiff:
+        try:
+            first, count = tiff.pages[0], len(tiff.pages)
+            promised, packed = first.nbytes, sum(first.databytecounts)
+        except Exception as error:
+            raise FormatError(f"{path} is no readable TIFF file: {error}") from error
+        if promised > GREATEST_COMPRESSION * max(packed, 1) or packed > path.stat().st_size:
+            raise FormatError(
+                f"{path} promises {promised:,} bytes from {packed:,}: it is truncated or damaged"
+            )
+        image = _page(path, tiff, 0)
+    if image.ndim != 2 or image.dtype.kind not in "iuf":
+        raise FormatError(
+            f"the first page of {path} is {image.dtype} {image.shape}, a grey image is expected"
+        )
+    return image.astype(np.float32), count
+
+
 def _pixel_size(page: Any) -> float | None:
     """Å per pixel from the resolution tags, None where they do not say or cannot be right."""
     tags = page.tags
