@@ -56,17 +56,22 @@ class SymmetryFit:
 
 
 def find_symmetry(
-    volume: Volume, group: SymmetryGroup, *, resolution_angstrom: float | None = None
+    volume: Volume,
+    group: SymmetryGroup,
+    *,
+    resolution_angstrom: float | None = None,
+    within_deg: float | None = None,
 ) -> SymmetryFit:
     """Search the axes of ``group`` anywhere in a cubic map, with an unknown centre.
 
-    The map is used to ``resolution_angstrom`` (default 20 Å), at most to 11 shells. For a cyclic group the
+    The map is used to ``resolution_angstrom`` (default 20 Å), at most to 11 shells. With ``within_deg`` the
+    search begins only at frames turned by up to that from the map's own. For a cyclic group the
     turn about the axis is free (the smallest rotation that brings the axis to z is taken) and the centre of
     mass is kept at the height of the centre voxel. C1 leaves the map as it is. Nothing depends on chance.
     Raises InputError for a map that is constant, not finite or smaller than 16 voxels, ParameterError for a
     resolution that is not positive, MetadataError for a map that is not cubic.
     """
-    _check(volume, resolution_angstrom)
+    _check(volume, resolution_angstrom, within_deg)
     if len(group) == 1:
         return SymmetryFit(
             rotation=np.eye(3),
@@ -82,7 +87,7 @@ def find_symmetry(
     middle = _centre_of_mass(small, shells)
     # Thousands of small transforms: more than one thread costs more than it gives.
     with fft_threads(1):
-        frames = _coarse_frames(small, group, min(shells, SEARCH_SHELLS), middle)
+        frames = _coarse_frames(small, group, min(shells, SEARCH_SHELLS), middle, within_deg)
         refinement = _Refinement(small, shells, group)
         rotation, centre = max((refinement.refined(*frame) for frame in frames), key=lambda f: f[2])[:2]
         if _is_cyclic(group):
@@ -124,7 +129,9 @@ def impose_symmetry(volume: Volume, group: SymmetryGroup) -> Volume:
     return Volume(data=out / len(group) + fill, pixel_size_angstrom=volume.pixel_size_angstrom)
 
 
-def _check(volume: Volume, resolution_angstrom: float | None) -> None:
+def _check(volume: Volume, resolution_angstrom: float | None, within_deg: float | None) -> None:
+    if within_deg is not None and not within_deg > 0:
+        raise ParameterError(f"within_deg: a positive angle is needed, found {within_deg}")
     if resolution_angstrom is not None and not resolution_angstrom > 0:
         raise ParameterError(
             f"resolution_angstrom: a positive resolution in Å is needed, found {resolution_angstrom}"
@@ -188,7 +195,11 @@ def _is_cyclic(group: SymmetryGroup) -> bool:
 
 
 def _coarse_frames(
-    small: np.ndarray, group: SymmetryGroup, shells: int, middle: np.ndarray
+    small: np.ndarray,
+    group: SymmetryGroup,
+    shells: int,
+    middle: np.ndarray,
+    within_deg: float | None,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """The best frames that differ: rotation into the group's frame and centre (in units of the extent)."""
     directions = sphere_grid(AXIS_ORDER)
@@ -200,6 +211,9 @@ def _coarse_frames(
         turns = np.unique(np.rint(np.linspace(1, fold // 2, TURNS_PER_FOLD)).astype(int))
         tables[fold] = [_self_rotation(comparison, directions, 2 * np.pi * k / fold) for k in turns]
     frames = _frames(group, directions)
+    if within_deg is not None:
+        turned = np.array([_distance_deg(frame, np.eye(3), group) for frame in frames])
+        frames = frames[turned <= max(within_deg, turned.min())]
     # The direction that each axis of the group takes in the map, for every frame: Fᵀ a.
     at = [nearest.query(frames.transpose(0, 2, 1) @ axis.direction)[1] for axis in axes(group)]
     at = [index % len(directions) for index in at]

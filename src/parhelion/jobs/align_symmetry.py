@@ -1,0 +1,139 @@
+"""Find the axes of a point group in a map and bring them to the group's standard setting.
+
+The map, made without symmetry, is turned and moved so that its axes lie where RELION expects them for the
+group, through the centre of the box. Other maps of the same frame (half maps, masks) and particles can follow.
+A second map is averaged over the group; the correlation of the map with its own copies says whether it has the
+symmetry at all.
+"""
+
+from typing import TYPE_CHECKING
+
+from parhelion.errors import InputError
+from parhelion.jobs._inputs import MapFile, Maps, ParticlesFile, Symmetry
+from parhelion.jobs._maps import pixel_size_option, voxels
+from parhelion.registry import Estimate, JobParams, Output, Result, declare, option
+
+if TYPE_CHECKING:
+    from parhelion.algorithms.symmetry_search import SymmetryFit
+    from parhelion.run.context import Context
+
+WEAK = 0.3
+"""Correlation with its copies below which a map hardly has the symmetry."""
+
+
+class Params(JobParams):
+    """What the job takes."""
+
+    input: MapFile = option(help="the map", short="i")
+    symmetry: Symmetry = option(help="point group to look for: C2, D7, T, O, I1 …")
+    pixel_size: float | None = pixel_size_option()
+    resolution: float = option(20.0, help="use the map to this resolution", unit="Å", ge=1, le=200)
+    within: float | None = option(
+        None,
+        help="look only at axes turned by up to this from the standard setting",
+        unit="degrees",
+        gt=0,
+        le=180,
+        default_text="everywhere",
+    )
+    follow: Maps | None = option(
+        None, help="more maps in the frame of the input, moved alike", default_text="none"
+    )
+    particles: ParticlesFile | None = option(
+        None, help="particles with poses in the frame of the input", default_text="none"
+    )
+
+
+OUTPUTS = (
+    Output(name="map", file="map_aligned.mrc", help="the map with its axes in the standard setting"),
+    Output(name="symmetrised", file="map_symmetrised.mrc", help="the same, averaged over the group"),
+    Output(name="followed", file="*_aligned.mrc", help="the maps that follow", optional=True),
+    Output(name="particles", file="particles.star", help="the particles in the new frame", optional=True),
+)
+
+
+def estimate(params: Params) -> Estimate:
+    """The map, its transform and its copies; the search works on 32 voxels."""
+    count = voxels(params.input)
+    more = len(params.follow or ())
+    return Estimate(memory_bytes=120 * count + 400_000_000, disk_bytes=4 * count * (2 + more))
+
+
+def run(context: "Context", params: Params) -> Result:
+    """Search, move and write everything."""
+    from parhelion.algorithms.symmetry_search import find_symmetry
+    from parhelion.geometry.symmetry import symmetry_group
+    from parhelion.io import mrc
+
+    _check_names(params)
+    volume = mrc.read_volume(params.input, params.pixel_size)
+    group = symmetry_group(params.symmetry)
+    found = find_symmetry(volume, group, resolution_angstrom=params.resolution, within_deg=params.within)
+    if found.correlation < WEAK:
+        context.notice(
+            f"the map correlates with its {group.name} copies by {found.correlation:.2f} only; it may not have "
+            "this symmetry"
+        )
+    mrc.write_volume(context.path("map"), found.aligned)
+    mrc.write_volume(context.path("symmetrised"), found.symmetrised)
+    outputs = {"map": context.path("map"), "symmetrised": context.path("symmetrised")}
+    outputs |= _followers(context, params, found, volume.box)
+    context.report.slices(volume, "Before")
+    context.report.slices(found.aligned, "Axes in the standard setting")
+    context.report.slices(found.symmetrised, f"Averaged over {group.name}")
+    context.report.table([list(map(_shown, row)) for row in found.rotation], ["x", "y", "z"])
+    return Result(figures=_figures(found), outputs=outputs)
+
+
+def _check_names(params: Params) -> None:
+    names = [path.stem for path in params.follow or ()]
+    twice = sorted({name for name in names if names.count(name) > 1 or name == "map"})
+    if twice:
+        raise InputError(f"a map that follows is called {twice[0]}, like another result; rename it")
+
+
+def _followers(context: "Context", params: Params, found: "SymmetryFit", box: int) -> dict[str, object]:
+    """Other maps and particles in the new frame."""
+    from parhelion.algorithms.frame_change import particles_in_frame, volume_in_frame
+    from parhelion.io import mrc
+    from parhelion.io.particles import read_particles, write_particles
+
+    outputs: dict[str, object] = {}
+    move = (found.rotation, found.shift_xyz_angstrom)
+    written = []
+    for path in params.follow or ():
+        other = mrc.read_volume(path, params.pixel_size)
+        if other.box != box:
+            raise InputError(
+                f"{path} has {other.box} voxels along an edge, {params.input} {box}; they differ"
+            )
+        written.append(context.path("followed", path.stem))
+        mrc.write_volume(written[-1], volume_in_frame(other, *move))
+    if written:
+        outputs["followed"] = written
+    if params.particles is not None:
+        notes: list[str] = []
+        particles = read_particles(params.particles, notes=notes)
+        for note in notes:
+            context.notice(note)
+        write_particles(context.path("particles"), particles_in_frame(particles, *move))
+        outputs["particles"] = context.path("particles")
+    return outputs
+
+
+def _figures(found: "SymmetryFit") -> dict[str, float | int | str | None]:
+    import numpy as np
+
+    angle = np.degrees(np.arccos(np.clip((np.trace(found.rotation) - 1) / 2, -1, 1)))
+    return {
+        "symmetry_correlation": found.correlation,
+        "rotation_deg": float(angle),
+        "shift_angstrom": float(np.linalg.norm(found.shift_xyz_angstrom)),
+    }
+
+
+def _shown(value: float) -> str:
+    return f"{value:.5f}"
+
+
+JOB = declare(__name__, __doc__, params=Params, run=run, estimate=estimate, outputs=OUTPUTS)
