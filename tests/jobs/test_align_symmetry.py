@@ -79,7 +79,7 @@ def test_search_in_a_range_only(run, moved, tmp_path) -> None:
     assert near.figures["rotation_deg"] < far.figures["rotation_deg"]
 
 
-def test_a_map_without_the_symmetry_is_said(run, molecule, capsys) -> None:
+def test_a_map_without_the_symmetry_is_told_by_its_correlation(run, molecule) -> None:
     result = run("align_symmetry", input=molecule, symmetry="C7", resolution=12.0)
     assert result.figures["symmetry_correlation"] < 0.6
     coarse = run(

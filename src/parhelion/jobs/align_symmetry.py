@@ -1,11 +1,12 @@
 """Find the axes of a point group in a map and bring them to the group's standard setting.
 
 The map, made without symmetry, is turned and moved so that its axes lie where RELION expects them for the
-group, through the centre of the box. Other maps of the same frame (half maps, masks) and particles can follow.
-A second map is averaged over the group; the correlation of the map with its own copies says whether it has the
-symmetry at all.
+group, through the centre of the box. Other maps of the same frame (half maps, masks) and particles can
+follow. A second map is averaged over the group; the correlation of the map with its own copies says whether
+it has the symmetry at all.
 """
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from parhelion.errors import InputError
@@ -71,12 +72,12 @@ def run(context: "Context", params: Params) -> Result:
     found = find_symmetry(volume, group, resolution_angstrom=params.resolution, within_deg=params.within)
     if found.correlation < WEAK:
         context.notice(
-            f"the map correlates with its {group.name} copies by {found.correlation:.2f} only; it may not have "
-            "this symmetry"
+            f"the map correlates with its {group.name} copies by {found.correlation:.2f} only; it may "
+            "not have this symmetry"
         )
     mrc.write_volume(context.path("map"), found.aligned)
     mrc.write_volume(context.path("symmetrised"), found.symmetrised)
-    outputs = {"map": context.path("map"), "symmetrised": context.path("symmetrised")}
+    outputs: dict[str, Path | list[Path]] = {n: context.path(n) for n in ("map", "symmetrised")}
     outputs |= _followers(context, params, found, volume.box)
     context.report.slices(volume, "Before")
     context.report.slices(found.aligned, "Axes in the standard setting")
@@ -92,21 +93,21 @@ def _check_names(params: Params) -> None:
         raise InputError(f"a map that follows is called {twice[0]}, like another result; rename it")
 
 
-def _followers(context: "Context", params: Params, found: "SymmetryFit", box: int) -> dict[str, object]:
+def _followers(
+    context: "Context", params: Params, found: "SymmetryFit", box: int
+) -> dict[str, Path | list[Path]]:
     """Other maps and particles in the new frame."""
     from parhelion.algorithms.frame_change import particles_in_frame, volume_in_frame
     from parhelion.io import mrc
     from parhelion.io.particles import read_particles, write_particles
 
-    outputs: dict[str, object] = {}
+    outputs: dict[str, Path | list[Path]] = {}
     move = (found.rotation, found.shift_xyz_angstrom)
     written = []
     for path in params.follow or ():
         other = mrc.read_volume(path, params.pixel_size)
         if other.box != box:
-            raise InputError(
-                f"{path} has {other.box} voxels along an edge, {params.input} {box}; they differ"
-            )
+            raise InputError(f"{path} has {other.box} voxels along an edge, {params.input} {box}")
         written.append(context.path("followed", path.stem))
         mrc.write_volume(written[-1], volume_in_frame(other, *move))
     if written:
