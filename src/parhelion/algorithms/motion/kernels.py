@@ -12,59 +12,71 @@ _jit = nb.njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
 
 
 @_jit
-def aligned_sums(  # type: ignore[no-untyped-def]
-    frames, ramp_y, ramp_x, amplitude, shell, runs, total, phase, with_phase, row0, row1
-):  # pragma: no cover
-    """Σ q a F, and with ``with_phase`` Σ q a, per point of rows ``row0`` to ``row1``.
+def weigh(frames, amplitude, shell, runs, plain, each):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Multiply ``frames`` ``(n, 2, ny, nx)`` by their ``amplitude`` ``(n, shells)`` in place.
 
-    ``frames`` ``(n, 2, ny, nx)``, ramps ``(n, 2, ny)`` and ``(n, 2, nx)``, ``amplitude`` ``(n, shells)`` is q, ``runs``
-    ``(ny, 2)``; results in ``total`` and ``phase`` ``(2, ny, nx)``.
+    Before that their sum goes to ``plain`` ``(2, ny, nx)``, and Σ_i |F_i|² of each ring to ``each`` ``(shells,)``.
+    """
+    for y in range(frames.shape[2]):
+        first, last = runs[y, 0], runs[y, 1]
+        ring = shell[y]
+        for i in range(frames.shape[0]):
+            fr, fi, q = frames[i, 0, y], frames[i, 1, y], amplitude[i]
+            for x in range(first, last):
+                plain[0, y, x] += fr[x]
+                plain[1, y, x] += fi[x]
+                each[ring[x]] += fr[x] * fr[x] + fi[x] * fi[x]
+                fr[x] *= q[ring[x]]
+                fi[x] *= q[ring[x]]
+
+
+@_jit
+def aligned_sums(frames, ramp_y, ramp_x, runs, total, row0, row1):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Σ a F per point of rows ``row0`` to ``row1``, of frames that carry their amplitudes already.
+
+    Ramps are ``(n, 2, ny)`` and ``(n, 2, nx)``, ``runs`` ``(ny, 2)``; the result goes to ``total`` ``(2, ny, nx)``.
     """
     for y in range(row0, row1):
         first, last = runs[y, 0], runs[y, 1]
-        tr, ti, mr, mi, ring = total[0, y], total[1, y], phase[0, y], phase[1, y], shell[y]
-        for x in range(first, last):
+        tr, ti = total[0, y, first:last], total[1, y, first:last]
+        for x in range(last - first):
             tr[x] = 0.0
             ti[x] = 0.0
-            mr[x] = 0.0
-            mi[x] = 0.0
         for i in range(frames.shape[0]):
-            yr, yi, q = ramp_y[i, 0, y], ramp_y[i, 1, y], amplitude[i]
-            xr, xi, fr, fi = ramp_x[i, 0], ramp_x[i, 1], frames[i, 0, y], frames[i, 1, y]
-            if with_phase:
-                for x in range(first, last):
-                    w = q[ring[x]]
-                    mr[x] += w * (yr * xr[x] - yi * xi[x])
-                    mi[x] += w * (yr * xi[x] + yi * xr[x])
-            for x in range(first, last):
-                w = q[ring[x]]
-                ar = w * (yr * xr[x] - yi * xi[x])
-                ai = w * (yr * xi[x] + yi * xr[x])
+            yr, yi = ramp_y[i, 0, y], ramp_y[i, 1, y]
+            xr, xi = ramp_x[i, 0, first:last], ramp_x[i, 1, first:last]
+            fr, fi = frames[i, 0, y, first:last], frames[i, 1, y, first:last]
+            for x in range(last - first):
+                ar = yr * xr[x] - yi * xi[x]
+                ai = yr * xi[x] + yi * xr[x]
                 tr[x] += ar * fr[x] - ai * fi[x]
                 ti[x] += ar * fi[x] + ai * fr[x]
 
 
 @_jit
-def ring_powers(frames, total, phase, plain, shell, runs, shells):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Sums over each ring ``(shells, 4)``: Σ_i |F_i|², |total|², |plain|², |phase|²."""
-    out = np.zeros((shells, 4))
-    count, _, ny, nx = frames.shape
-    power = np.empty(nx, np.float32)
-    for y in range(ny):
+def phase_sums(ramp_y, ramp_x, amplitude, shell, runs, phase, row0, row1):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Σ q a per point of rows ``row0`` to ``row1``: what ``aligned_sums`` is for frames of 1."""
+    for y in range(row0, row1):
         first, last = runs[y, 0], runs[y, 1]
+        ring, mr, mi = shell[y], phase[0, y], phase[1, y]
         for x in range(first, last):
-            power[x] = 0.0
-        for i in range(count):
-            fr, fi = frames[i, 0, y], frames[i, 1, y]
+            mr[x] = 0.0
+            mi[x] = 0.0
+        for i in range(len(amplitude)):
+            yr, yi, q = ramp_y[i, 0, y], ramp_y[i, 1, y], amplitude[i]
+            xr, xi = ramp_x[i, 0], ramp_x[i, 1]
             for x in range(first, last):
-                power[x] += fr[x] * fr[x] + fi[x] * fi[x]
-        for x in range(first, last):
-            s = shell[y, x]
-            out[s, 0] += power[x]
-            out[s, 1] += total[0, y, x] ** 2 + total[1, y, x] ** 2
-            out[s, 2] += plain[0, y, x] ** 2 + plain[1, y, x] ** 2
-            out[s, 3] += phase[0, y, x] ** 2 + phase[1, y, x] ** 2
-    return out
+                w = q[ring[x]]
+                mr[x] += w * (yr * xr[x] - yi * xi[x])
+                mi[x] += w * (yr * xi[x] + yi * xr[x])
+
+
+@_jit
+def ring_powers(planes, shell, runs, out):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Adds Σ |z|² of each ring of ``planes`` ``(2, ny, nx)`` to ``out`` ``(shells,)``."""
+    for y in range(planes.shape[1]):
+        for x in range(runs[y, 0], runs[y, 1]):
+            out[shell[y, x]] += planes[0, y, x] ** 2 + planes[1, y, x] ** 2
 
 
 @_jit
@@ -104,26 +116,46 @@ def slope_factors(  # type: ignore[no-untyped-def]
 
 
 @_jit
-def frame_slope(  # type: ignore[no-untyped-def]
-    frames, ramp_y, ramp_x, amplitude, shell, runs, of_frame, of_phase, fy, fx, out, row0, row1
-):  # pragma: no cover
+def frame_slope(frames, ramp_y, ramp_x, runs, of_frame, fy, fx, out, row0, row1):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Adds to ``out`` ``(n, 2)`` the slope of the likelihood with each frame's shift along x and y."""
     four_pi = 4.0 * np.pi
     for i in range(frames.shape[0]):
+        sum_x, sum_y = 0.0, 0.0
+        for y in range(row0, row1):
+            first, last = runs[y, 0], runs[y, 1]
+            yr, yi = ramp_y[i, 0, y], ramp_y[i, 1, y]
+            xr, xi, f = ramp_x[i, 0, first:last], ramp_x[i, 1, first:last], fx[first:last]
+            fr, fi = frames[i, 0, y, first:last], frames[i, 1, y, first:last]
+            wr, wi = of_frame[0, y, first:last], of_frame[1, y, first:last]
+            along = np.float32(0.0)
+            across = np.float32(0.0)
+            for x in range(last - first):
+                br = wr[x] * fr[x] - wi[x] * fi[x]
+                bi = wr[x] * fi[x] + wi[x] * fr[x]
+                z = (yr * xr[x] - yi * xi[x]) * bi + (yr * xi[x] + yi * xr[x]) * br
+                along += f[x] * z
+                across += z
+            sum_x += along
+            sum_y += fy[y] * across
+        out[i, 0] += four_pi * sum_x
+        out[i, 1] += four_pi * sum_y
+
+
+@_jit
+def phase_slope(  # type: ignore[no-untyped-def]
+    ramp_y, ramp_x, amplitude, shell, runs, of_phase, fy, fx, out, row0, row1
+):  # pragma: no cover
+    """Adds to ``out`` ``(n, 2)`` the part of the slope that a fixed pattern makes."""
+    four_pi = 4.0 * np.pi
+    for i in range(len(amplitude)):
         q, xr, xi = amplitude[i], ramp_x[i, 0], ramp_x[i, 1]
         sum_x, sum_y = 0.0, 0.0
         for y in range(row0, row1):
-            yr, yi, ring = ramp_y[i, 0, y], ramp_y[i, 1, y], shell[y]
-            fr, fi = frames[i, 0, y], frames[i, 1, y]
-            wr, wi, vr, vi = of_frame[0, y], of_frame[1, y], of_phase[0, y], of_phase[1, y]
+            yr, yi, ring, vr, vi = ramp_y[i, 0, y], ramp_y[i, 1, y], shell[y], of_phase[0, y], of_phase[1, y]
             along = np.float32(0.0)
             across = np.float32(0.0)
             for x in range(runs[y, 0], runs[y, 1]):
-                br = wr[x] * fr[x] - wi[x] * fi[x] + vr[x]
-                bi = wr[x] * fi[x] + wi[x] * fr[x] + vi[x]
-                ar = yr * xr[x] - yi * xi[x]
-                ai = yr * xi[x] + yi * xr[x]
-                z = q[ring[x]] * (ar * bi + ai * br)
+                z = q[ring[x]] * ((yr * xr[x] - yi * xi[x]) * vi[x] + (yr * xi[x] + yi * xr[x]) * vr[x])
                 along += fx[x] * z
                 across += z
             sum_x += along

@@ -17,6 +17,7 @@ shift that plain subtraction causes.
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
@@ -43,17 +44,19 @@ class Powers:
 
 @dataclass(frozen=True, kw_only=True)
 class Frames:
-    """Transforms ``(n, 2, ny, nx)`` float32 of frames in a band, and their amplitudes ``(n, shells)`` after damage."""
+    """Transforms of ``n`` frames in a band; made by ``frames_of``.
+
+    ``data`` ``(n, 2, ny, nx)`` float32 are the transforms times ``amplitude`` ``(n, shells)``, what damage has left of
+    the signal in each. ``plain`` ``(2, ny, nx)`` is their sum and ``each`` ``(shells,)`` the sum of their powers over
+    each ring, both before that multiplication.
+    """
 
     band: Band
     data: np.ndarray
     amplitude: np.ndarray
+    plain: np.ndarray
+    each: np.ndarray
     executor: Executor = field(default_factory=SerialExecutor)
-
-    @cached_property
-    def plain(self) -> np.ndarray:
-        """The unaligned sum ``(2, ny, nx)``."""
-        return np.asarray(self.data.sum(axis=0))
 
     @cached_property
     def squares(self) -> np.ndarray:
@@ -61,46 +64,70 @@ class Frames:
         return np.asarray((self.amplitude.astype(np.float64) ** 2).sum(axis=0))
 
     def up_to(self, cycles_per_pixel: float) -> "Frames":
-        """The same frames in the band up to a frequency; a copy where that is much less."""
+        """The same frames in the band up to a frequency."""
         small, rows = self.band.taken(cycles_per_pixel)
-        data = self.data[:, :, rows, : len(small.frequency_x)]
-        return replace(self, band=small, data=data)
+        if small.shell.shape == self.band.shell.shape:
+            return replace(self, band=small)
+        width = len(small.frequency_x)
+        data = np.ascontiguousarray(self.data[:, :, rows, :width])
+        return replace(self, band=small, data=data, plain=np.ascontiguousarray(self.plain[:, rows, :width]))
 
-    def sums(self, shift_px: np.ndarray, with_phase: bool = True) -> tuple[np.ndarray, np.ndarray]:
-        """``Σ q a F`` and ``Σ q a``, each ``(2, ny, nx)``, at these shifts ``(n, 2)``."""
+    def sums(self, shift_px: np.ndarray) -> np.ndarray:
+        """``Σ q a F`` ``(2, ny, nx)`` at these shifts ``(n, 2)``."""
         total = np.zeros(self.data.shape[1:], np.float32)
-        phase = np.zeros_like(total)
         ramp_y, ramp_x = self.band.ramps(shift_px)
 
         def work(rows: tuple[int, int]) -> None:
-            kernels.aligned_sums(
-                self.data, ramp_y, ramp_x, self.amplitude, self.band.shell, self.band.runs,
-                total, phase, with_phase, rows[0], rows[1],
-            )  # fmt: skip
+            kernels.aligned_sums(self.data, ramp_y, ramp_x, self.band.runs, total, rows[0], rows[1])
 
-        for _ in self.executor.map(work, row_parts(total.shape[1])):
-            pass
-        return total, phase
+        self._by_rows(work)
+        return total
 
-    def ring_powers(self, total: np.ndarray, phase: np.ndarray) -> np.ndarray:
-        """See ``kernels.ring_powers``."""
-        return np.asarray(
-            kernels.ring_powers(
-                self.data,
-                total,
-                phase,
-                self.plain,
-                self.band.shell,
-                self.band.runs,
-                len(self.band.shell_count),
+    def phases(self, shift_px: np.ndarray) -> np.ndarray:
+        """``Σ q a`` ``(2, ny, nx)`` at these shifts ``(n, 2)``."""
+        phase = np.zeros(self.data.shape[1:], np.float32)
+        ramp_y, ramp_x = self.band.ramps(shift_px)
+
+        def work(rows: tuple[int, int]) -> None:
+            kernels.phase_sums(
+                ramp_y, ramp_x, self.amplitude, self.band.shell, self.band.runs, phase, rows[0], rows[1]
             )
-        )
+
+        self._by_rows(work)
+        return phase
+
+    def _by_rows(self, work: Callable[[tuple[int, int]], None]) -> None:
+        for _ in self.executor.map(work, row_parts(len(self.band.frequency_y))):
+            pass
+
+    def ring_powers(self, planes: np.ndarray) -> np.ndarray:
+        """Σ |z|² of each ring ``(shells,)`` of real and imaginary ``planes`` ``(2, ny, nx)``."""
+        out = np.zeros(len(self.band.shell_count))
+        kernels.ring_powers(planes, self.band.shell, self.band.runs, out)
+        return out
+
+
+def frames_of(
+    band: Band, data: np.ndarray, amplitude: np.ndarray, executor: Executor | None = None
+) -> Frames:
+    """Frames from transforms ``(n, 2, ny, nx)`` float32, which are weighted in place."""
+    plain = np.zeros(data.shape[1:], np.float32)
+    each = np.zeros(len(band.shell_count))
+    kernels.weigh(data, amplitude, band.shell, band.runs, plain, each)
+    return Frames(
+        band=band,
+        data=data,
+        amplitude=amplitude,
+        plain=plain,
+        each=each,
+        executor=executor or SerialExecutor(),
+    )
 
 
 def row_parts(rows: int) -> list[tuple[int, int]]:
     """Ranges that divide ``rows``."""
     edges = np.linspace(0, rows, min(PARTS, rows) + 1).astype(int)
-    return [(int(a), int(b)) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return [(int(a), int(b)) for a, b in pairwise(edges)]
 
 
 def measure_powers(frames: Frames, shift_px: np.ndarray, allow_pattern: bool = True) -> Powers:
@@ -109,16 +136,22 @@ def measure_powers(frames: Frames, shift_px: np.ndarray, allow_pattern: bool = T
     The power of the aligned sum, of the plain sum and of single frames are three linear equations for
     signal, pattern and noise. Where the shifts are too small to tell moving from fixed, all is signal.
     """
-    total, phase = frames.sums(shift_px)
-    return powers_of_rings(
-        frames.ring_powers(total, phase), frames.band.shell_count, frames.amplitude, allow_pattern
-    )
+    rings = np.zeros((len(frames.each), 4))
+    rings[:, 0] = frames.each
+    rings[:, 1] = frames.ring_powers(frames.sums(shift_px))
+    if allow_pattern:
+        rings[:, 2] = frames.ring_powers(frames.plain)
+        rings[:, 3] = frames.ring_powers(frames.phases(shift_px))
+    return powers_of_rings(rings, frames.band.shell_count, frames.amplitude, allow_pattern)
 
 
 def powers_of_rings(
     rings: np.ndarray, points: np.ndarray, amplitude: np.ndarray, allow_pattern: bool = True
 ) -> Powers:
-    """Powers from the ring sums of ``kernels.ring_powers`` over ``points`` ``(shells,)`` points each."""
+    """Powers from the rings' sums ``(shells, 4)`` of Σ_i |F_i|², |Σ q a F|², |Σ F|² and |Σ q a|² over ``points``.
+
+    The last two are not looked at where no pattern is allowed.
+    """
     n = len(amplitude)
     squares = (amplitude.astype(np.float64) ** 2).sum(axis=0)
     each, aligned, plain, phase = (rings / np.maximum(points, 1)[:, None]).T
@@ -199,35 +232,38 @@ class Likelihood:
 
     def constant(self) -> float:
         """What does not depend on the shifts, so that different powers can be compared."""
-        points, plain = self.frames.band.shell_count, self.frames.plain
-        rings = self.frames.ring_powers(plain, plain)
+        points = self.frames.band.shell_count
         noise, pattern, n = self.powers.noise, self.powers.pattern, len(self.frames.data)
         c = pattern / (noise + n * pattern)
-        terms = -(rings[:, 0] - c * rings[:, 2]) / noise
+        terms = -(self.frames.each - c * self.frames.ring_powers(self.frames.plain)) / noise
         terms -= points * (n * np.log(noise) + np.log1p(n * pattern / noise))
         return float(terms[points > 0].sum())
 
     def evaluate(self, shift_px: np.ndarray) -> tuple[float, np.ndarray]:
         """The likelihood (up to ``constant``) at shifts ``(n, 2)`` and its slope ``(n, 2)`` per pixel."""
         frames, band = self.frames, self.frames.band
-        total, phase = frames.sums(shift_px, with_phase=bool(self.powers.pattern.any()))
-        plain, table = frames.plain, self.table
+        with_pattern = bool(self.powers.pattern.any())
+        total = frames.sums(shift_px)
+        phase = frames.phases(shift_px) if with_pattern else np.zeros_like(total)
         of_frame, of_phase = np.zeros_like(total), np.zeros_like(total)
         ramp_y, ramp_x = band.ramps(shift_px)
+        table = self.table
 
         def work(rows: tuple[int, int]) -> tuple[float, np.ndarray]:
             out = np.zeros((len(frames.data), 2))
             value = kernels.slope_factors(
-                total, phase, plain, band.shell, band.runs, table, of_frame, of_phase, rows[0], rows[1]
+                total, phase, frames.plain, band.shell, band.runs, table, of_frame, of_phase, *rows
             )
-            kernels.frame_slope(
-                frames.data, ramp_y, ramp_x, frames.amplitude, band.shell, band.runs, of_frame, of_phase,
-                band.frequency_y, band.frequency_x, out, rows[0], rows[1],
-            )  # fmt: skip
+            fy, fx = band.frequency_y, band.frequency_x
+            kernels.frame_slope(frames.data, ramp_y, ramp_x, band.runs, of_frame, fy, fx, out, *rows)
+            if with_pattern:
+                kernels.phase_slope(
+                    ramp_y, ramp_x, frames.amplitude, band.shell, band.runs, of_phase, fy, fx, out, *rows
+                )
             return value, out
 
         value, slope = 0.0, np.zeros((len(frames.data), 2))
-        for part, out in frames.executor.map(work, row_parts(total.shape[1])):
+        for part, out in frames.executor.map(work, row_parts(len(band.frequency_y))):
             value += part
             slope += out
         return value, slope
@@ -272,10 +308,14 @@ def climb(
     start: np.ndarray,
     threshold_px: float,
     iterations: int,
+    centred: bool = True,
 ) -> tuple[np.ndarray, float, int]:
-    """Newton's method for shifts ``(n, 2)``, the axes apart, as ``Likelihood.climb`` describes."""
+    """Newton's method for shifts ``(n, 2)``, the axes apart, as ``Likelihood.climb`` describes.
+
+    ``centred`` takes the mean of the start away, which the likelihood of frames does not know.
+    """
     inverse = np.linalg.pinv(curvature, rcond=1e-9, hermitian=True)
-    shift = start - start.mean(axis=0)
+    shift = start - start.mean(axis=0) if centred else start
 
     def both(at: np.ndarray) -> tuple[float, np.ndarray]:
         value, slope = evaluate(at)

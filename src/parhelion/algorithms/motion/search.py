@@ -71,9 +71,10 @@ def _coarse(frames: Frames, blocks: np.ndarray, noise: np.ndarray, settings: Sea
     weight = np.exp(-settings.bfactor_px2 * square / 4) / np.sqrt(noise)[shell]
     weight = np.where(shell >= 0, weight, 0.0).astype(np.float32)
     data = np.zeros((blocks[-1] + 1, *shell.shape), np.complex64)
-    for block, (real, imaginary) in zip(blocks, small.data, strict=True):
-        data[block].real += weight * real
-        data[block].imag += weight * imaginary
+    for block, (real, imaginary), left in zip(blocks, small.data, small.amplitude, strict=True):
+        # a fixed pattern is not weakened by damage: without the amplitudes it cancels with the mean
+        data[block].real += weight / left[shell] * real
+        data[block].imag += weight / left[shell] * imaginary
     return data
 
 
