@@ -18,6 +18,7 @@ from parhelion.errors import FormatError, ParameterError
 RESAMPLED_PIXEL_ANGSTROM = 1.4
 TAPER_FRACTION = 0.05
 LEAST_SIZE = 128
+MOST_SATURATED, MOST_BLANK = 0.25, 0.5
 CROPPED_FRACTION = 0.06
 """An image is cropped rather than padded where it is larger than a multiple of the tile by at most this."""
 
@@ -43,8 +44,8 @@ class Spectrum:
 def checked_image(image: np.ndarray, what: str) -> np.ndarray:
     """The image as finite, varying float32; ``what`` names it in errors.
 
-    Raises FormatError for values that are not finite and for images that are constant or nearly all of which
-    is one value (empty or saturated).
+    Raises FormatError for values that are not finite, and for images of which too much is one value (empty,
+    saturated or blank).
     """
     image = np.asarray(image, dtype=np.float32)
     if image.ndim != 2 or min(image.shape) < 16:
@@ -55,13 +56,13 @@ def checked_image(image: np.ndarray, what: str) -> np.ndarray:
         raise FormatError(f"{what} holds {bad} values that are not finite; no CTF can be fitted")
     if low == high:
         raise FormatError(f"{what} is empty: every pixel is {low:g}")
-    for value, name in ((low, "lowest"), (high, "highest")):
-        share = np.count_nonzero(image == value) / image.size
-        # counts of few electrons repeat values; one extreme value in most pixels is a saturated or blank one
-        if share > 0.5 and high - low > 3:
-            raise FormatError(
-                f"{what}: {share:.0%} of its pixels hold the {name} value, {value:g}: saturated?"
-            )
+    full = np.count_nonzero(image == high) / image.size
+    if full > MOST_SATURATED:
+        raise FormatError(f"{what}: {full:.0%} of its pixels hold the highest value, {high:g}: saturated?")
+    blank = np.count_nonzero(image == low) / image.size
+    # few electrons per pixel leave most pixels at zero, in whole numbers
+    if blank > MOST_BLANK and not (low == 0 and np.array_equal(image, np.rint(image))):
+        raise FormatError(f"{what}: {blank:.0%} of its pixels hold the lowest value, {low:g}: blank?")
     return image
 
 
