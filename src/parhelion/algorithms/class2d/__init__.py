@@ -1,0 +1,1 @@
+"""Maximum-likelihood classification of images in two dimensions."""

@@ -1,0 +1,65 @@
+"""The first averages: of particles sampled at random, or references that were given."""
+
+import numpy as np
+import torch
+
+from parhelion.algorithms.class2d.maximisation import maximise
+from parhelion.algorithms.class2d.problem import CHUNK, Class2dProblem
+from parhelion.engine.loader import transform
+from parhelion.engine.noise import on_points
+from parhelion.engine.planar import PlanarSums, planar_grid
+from parhelion.errors import InputError
+
+
+def random_averages(problem: Class2dProblem, noise: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Averages ``(c, box, box)`` of particles as they lie, drawn at random for each class.
+
+    They look alike but for noise; what differs between them is what breaks the symmetry.
+    """
+    settings, points = problem.settings, problem.points
+    limit = settings.initial_resolution_angstrom
+    count = points.count(problem.extent / limit)
+    rows, c = problem.rows, problem.classes
+    per_class = min(settings.start_average, max(1, len(rows) // 2))
+    drawn = np.zeros((c, len(problem.half)), np.float32)
+    for weights in drawn:
+        weights[rng.permutation(rows)[:per_class]] = 1
+    power = on_points(torch.from_numpy(noise), points).to(problem.loader.device)
+    sums = PlanarSums.zeros(2 * c, problem.box, points.max_shell, problem.loader.device)
+    grid = planar_grid(torch.zeros(1, dtype=torch.float64), points, count, problem.padding)
+    for half in (0, 1):
+        mine = rows[problem.half[rows] == half]
+        for first in range(0, len(mine), CHUNK):
+            piece = mine[first : first + CHUNK]
+            batch = problem.loader.batch(piece, count).whitened(power)
+            weight = torch.from_numpy(drawn[:, piece]).to(power.device)
+            value = weight.to(torch.complex64) @ (batch.data[:, 0] * batch.ctf[:, 0])
+            sums.insert(half * c, value[:, None], (weight @ batch.ctf[:, 0].square())[:, None], grid)
+    return maximise(problem, sums, np.ones(c), limit).averages.numpy()
+
+
+def given_averages(problem: Class2dProblem, noise: np.ndarray, references: np.ndarray) -> np.ndarray:
+    """References ``(c, box, box)``, masked and brought to the images' scale.
+
+    Scaled so that their power in the images equals the power that the images have above the noise, each to
+    the same. Raises InputError where a reference is blank.
+    """
+    points = problem.points
+    images = torch.from_numpy(np.ascontiguousarray(references, dtype=np.float32)) * problem.mask
+    count = points.count(problem.extent / problem.settings.initial_resolution_angstrom)
+    power = on_points(torch.from_numpy(noise), points)[:, :count].to(problem.loader.device)
+    excess = torch.zeros(count, dtype=torch.float64)
+    waves = torch.zeros(count, dtype=torch.float64)
+    sample = problem.rows[:: max(1, len(problem.rows) // 1000)]
+    for first in range(0, len(sample), CHUNK):
+        batch = problem.loader.batch(sample[first : first + CHUNK], count).whitened(power)
+        energy = batch.data[:, 0].abs().square() - problem.loader.mask_energy
+        excess += energy.double().sum(0).cpu()
+        waves += batch.ctf[:, 0].square().double().sum(0).cpu()
+    wanted = float(excess.sum().clamp_min(1e-6))
+    found = (transform(images, points)[:, :count].abs().square().double() * waves).sum(1)
+    blank = torch.nonzero(found <= 0).flatten().tolist()
+    if blank:
+        raise InputError(f"reference {blank[0] + 1} is blank inside the mask; leave it out")
+    scale = (wanted / found).sqrt().float()
+    return (images * scale[:, None, None]).numpy()

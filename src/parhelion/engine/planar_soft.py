@@ -1,0 +1,214 @@
+"""The whole posterior over class, in-plane angle and shift, and its sums, as matrix products.
+
+    log p(c, ψ, t | X) = 2 Σ Re[conj(X) S(t) C P] - Σ C² |P|² + log prior(t) + const
+
+with whitened X and C (``docs/architecture.md``). Angles ψ and ψ + 180° share the products of the real and of
+the imaginary parts (``engine.search``), in the sums as in the scores. Everything is float32.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+BLOCK = 3_000_000
+"""Scores held at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanarImages:
+    """``n`` whitened images on ``k`` points, moved to where their particles are thought to be.
+
+    ``moved`` ``(n, k)`` complex64 is X C conj(S(centre)), ``ctf2`` ``(n, k)`` is C²; ``power`` ``(k,)``
+    float64 the sum of |X|² over images.
+    """
+
+    moved: Tensor
+    ctf2: Tensor
+    power: Tensor
+
+    def __len__(self) -> int:
+        return len(self.moved)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanarBank:
+    """References of ``c`` classes at half a circle of ``a`` angles: ``(c a, k)`` parts and power |P|²."""
+
+    real: Tensor
+    imaginary: Tensor
+    power: Tensor
+    classes: int
+
+    @property
+    def angles(self) -> int:
+        """Angles of half a circle."""
+        return len(self.real) // self.classes
+
+    @staticmethod
+    def of(slices: Tensor, precision: torch.dtype = torch.float32) -> "PlanarBank":
+        """From turned references ``(c, a, k)`` complex64; the parts in ``precision``."""
+        flat = slices.flatten(0, 1)
+        return PlanarBank(
+            real=flat.real.to(precision).contiguous(),
+            imaginary=flat.imag.to(precision).contiguous(),
+            power=flat.abs().square(),
+            classes=len(slices),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assigned:
+    """Per particle ``(n,)``: what its posterior says.
+
+    ``evidence`` log Σ p against noise alone, ``category`` the most probable class and its ``probability``,
+    ``angle`` (of the whole circle) and ``shift`` rows of the most probable pose in that class, and the
+    posterior's mean about it: ``turn`` in angular steps and ``move`` ``(n, 2)`` in the units of the shifts,
+    both relative to the pose.
+    """
+
+    evidence: Tensor
+    category: Tensor
+    probability: Tensor
+    angle: Tensor
+    shift: Tensor
+    turn: Tensor
+    move: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldedSums:
+    """Of one half set, per class and angle of half a circle: numerator and denominator ``(c, a, k)``.
+
+    ``residual`` ``(k,)`` is Σ w (C²|P|² - 2 Re[conj(X) S C P]); ``size`` ``(c,)`` the sums of posteriors.
+    """
+
+    numerator: Tensor
+    denominator: Tensor
+    residual: Tensor
+    size: Tensor
+
+    def plus(self, other: "FoldedSums") -> "FoldedSums":
+        """The sums over both sets of particles."""
+        return FoldedSums(
+            numerator=self.numerator + other.numerator,
+            denominator=self.denominator + other.denominator,
+            residual=self.residual + other.residual,
+            size=self.size + other.size,
+        )
+
+
+def soft_step(
+    images: PlanarImages,
+    bank: PlanarBank,
+    ramps: Tensor,
+    shifts: Tensor,
+    log_prior: Tensor,
+    smoothing: float,
+) -> tuple[Assigned, FoldedSums]:
+    """Posteriors of ``images`` over all classes, angles and shifts, and their sums.
+
+    ``ramps`` ``(t, k)`` are S(t) of ``shifts`` ``(t, 2)`` about the images' centres, ``log_prior`` ``(n, t)``
+    their prior. All classes are equally probable beforehand: with their shares as priors, large classes eat
+    small ones. ``smoothing`` below 1 makes the classes' evidences count less.
+    """
+    rows = len(ramps) * bank.classes * 2 * bank.angles
+    block = max(1, BLOCK // rows)
+    poses = bank.classes * bank.angles
+    real = torch.zeros((poses, images.moved.shape[1]), device=images.moved.device)
+    imaginary, share = torch.zeros_like(real), torch.zeros((len(images), poses), device=real.device)
+    found = []
+    norm = images.ctf2 @ bank.power.T
+    for first in range(0, len(images), block):
+        part = slice(first, first + block)
+        moved = (images.moved[part].unsqueeze(1) * ramps.conj()).flatten(0, 1)
+        score = _scores(moved, bank, norm[part], log_prior[part])
+        assigned, weight = _posterior(score, shifts, smoothing)
+        found.append(assigned)
+        near, far = (w.reshape(-1, poses) for w in weight.unbind(1))
+        real += (near + far).T @ moved.real.contiguous()
+        imaginary += (near - far).T @ moved.imag.contiguous()
+        share[part] = weight.sum((1, 2)).view(-1, poses)
+    denominator = share.T @ images.ctf2
+    residual = bank.power * denominator - 2 * (bank.real * real + bank.imaginary * imaginary)
+    shape = (bank.classes, bank.angles, -1)
+    sums = FoldedSums(
+        numerator=torch.complex(real, imaginary).view(shape),
+        denominator=denominator.view(shape),
+        residual=residual.double().sum(0),
+        size=share.double().sum(0).view(bank.classes, -1).sum(1),
+    )
+    return joined(found), sums
+
+
+def _scores(moved: Tensor, bank: PlanarBank, norm: Tensor, log_prior: Tensor) -> Tensor:
+    """Log posteriors ``(n, 2, t, c, a)`` up to a constant; the second index is the half circle."""
+    n, t = log_prior.shape
+    even = moved.real.contiguous() @ bank.real.T
+    odd = moved.imag.contiguous() @ bank.imaginary.T
+    score = torch.stack(((even + odd).view(n, t, -1), (even - odd).view(n, t, -1)), 1)
+    score.mul_(2).sub_(norm[:, None, None]).add_(log_prior[:, None, :, None])
+    return score.view(n, 2, t, bank.classes, bank.angles)
+
+
+def _posterior(score: Tensor, shifts: Tensor, smoothing: float) -> tuple[Assigned, Tensor]:
+    """What the posteriors say, and their weights in the layout of ``score``, which is overwritten."""
+    n, _, t, _, angles = score.shape
+    evidence = torch.logsumexp(score.flatten(1), 1)
+    if smoothing < 1:
+        by_class = torch.logsumexp(score.transpose(1, 3).flatten(2), 2)  # (n, c)
+        score += ((smoothing - 1) * by_class)[:, None, None, :, None]
+        top = torch.logsumexp(score.flatten(1), 1)
+    else:
+        top = evidence
+    weight = score.sub_(top[:, None, None, None, None]).exp_()
+    by_class = weight.sum((1, 2, 4))
+    probability, category = by_class.max(1)
+    mine = weight[torch.arange(n, device=weight.device), :, :, category]  # (n, 2, t, a)
+    mine = mine.transpose(1, 2).reshape(n, t, 2 * angles)  # half circles in a row are the circle
+    best = mine.flatten(1).argmax(1)
+    shift, angle = best // (2 * angles), best % (2 * angles)
+    turn, move = mean_about(mine, angle, shift, shifts)
+    return (
+        Assigned(
+            evidence=evidence,
+            category=category,
+            probability=probability,
+            angle=angle,
+            shift=shift,
+            turn=turn,
+            move=move,
+        ),
+        weight,
+    )
+
+
+def mean_about(weight: Tensor, angle: Tensor, shift: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean of a posterior ``(n, t, a)`` over the poses next to the best one, relative to that one.
+
+    In angular steps ``(n,)``, angles being a circle, and in the units of ``shifts`` ``(n, 2)``. Between grid
+    points the posterior's mean is the better estimate than its highest sample.
+    """
+    n, _, a = weight.shape
+    row = torch.arange(n, device=weight.device)
+    around = (angle[:, None] + torch.arange(-1, 2, device=angle.device)) % a
+    spacing = _spacing(shifts)
+    near = (shifts[None] - shifts[shift][:, None]).norm(dim=2) < 1.5 * spacing  # (n, t)
+    local = weight[row[:, None], :, around] * near[:, None]  # (n, 3, t)
+    total = local.sum((1, 2)).clamp_min(1e-30)
+    turn = (local[:, 2].sum(1) - local[:, 0].sum(1)) / total
+    move = (local.sum(1) @ shifts) / total[:, None] - shifts[shift]
+    return turn, move
+
+
+def _spacing(shifts: Tensor) -> float:
+    """Step of a square grid of shifts ``(t, 2)``; 1 for a single one."""
+    lengths = shifts.sub(shifts[0]).norm(dim=1)
+    lengths = lengths[lengths > 0]
+    return float(lengths.min()) if len(lengths) else 1.0
+
+
+def joined(parts: list[Assigned]) -> Assigned:
+    """One after the other."""
+    names = Assigned.__dataclass_fields__
+    return Assigned(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
