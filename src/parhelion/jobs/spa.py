@@ -1,16 +1,21 @@
-"""Go the whole way from particles to a sharpened map.
+"""Go the whole way from movies, micrographs or particles to a sharpened map.
 
-A first map is found from the particles alone (abinitio), refined in two half sets that never see each other
-(refine), and sharpened by what the half maps agree on (postprocess). Each step works in a folder of its own
-and can be looked at; one report shows them all. With a reference the first step is left out.
+Movies are aligned and summed (motion), the CTF of the micrographs is fitted (ctf), those with a bad fit are
+left out (select), particles are found (pick) and cut (extract). A first map is then found from the particles
+alone (abinitio), refined in two half sets that never see each other (refine), and sharpened by what the half
+maps agree on (postprocess). What the user does not say is decided at each step and listed with its reason.
+Each step works in a folder of its own and can be looked at; one report shows them all. What the input already
+holds is not done again; with a reference the search for a first map is left out.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import model_validator
 
-from parhelion.jobs._inputs import MapFile, ParticlesFile, Symmetry
-from parhelion.jobs._particles import Contrast, contrast_option, particle_pixel_size_option
+from parhelion.jobs._inputs import File, Files, MapFile, Symmetry
+from parhelion.jobs._micrographs import amplitude_contrast_option, cs_option, voltage_option
+from parhelion.jobs._particles import Contrast, contrast_option
+from parhelion.jobs._spa_input import StartFiles, kind_of
 from parhelion.registry import Estimate, JobParams, Output, Result, declare, option
 
 if TYPE_CHECKING:
@@ -18,13 +23,28 @@ if TYPE_CHECKING:
 
     from parhelion.run.context import Context
 
-MAPS = "Maps"
+Decision = tuple[object, object, str]
+"""What was decided, its value, and how."""
+MAPS, FIRST_HALF, MICROSCOPE = "Maps", "From movies or micrographs to particles", "Microscope"
+FOR_MOVIES = ("gain", "gain_rotation", "gain_flip", "dose_per_frame")
+FOR_MICROGRAPHS = (
+    "voltage",
+    "cs",
+    "amplitude_contrast",
+    "final_pixel_size",
+    "fit_resolution",
+    "coordinates",
+    "min_merit",
+)
+"""Options that only movies, or only movies and micrographs, have a use for."""
 
 
 class Params(JobParams):
     """What the job takes."""
 
-    input: ParticlesFile = option(help="table of particles with their CTF", short="i")
+    input: StartFiles = option(
+        help="table of particles, micrographs or movies, or the movies or micrographs themselves", short="i"
+    )
     symmetry: Symmetry = option("C1", help="point group: C1, C2 …, D2 …, T, O, I1 to I4")
     diameter: float | None = option(
         None,
@@ -33,10 +53,76 @@ class Params(JobParams):
         gt=0,
         le=5000,
         short="d",
-        default_text="from the reference; needed without one",
+        default_text="from the reference; needed without one, and for movies and micrographs",
     )
     contrast: Contrast = contrast_option()
-    pixel_size: float | None = particle_pixel_size_option()
+    pixel_size: float | None = option(
+        None,
+        help="pixel size of the input's images, where it is wrong or silent",
+        unit="Å",
+        ge=0.1,
+        le=30,
+        default_text="from the input",
+    )
+    dose_per_frame: float | None = option(
+        None,
+        help="electrons per area in each frame of the movies",
+        unit="e⁻/Å²",
+        gt=0,
+        le=1000,
+        default_text="from the table; movies are not weighted by dose without it",
+        group=FIRST_HALF,
+    )
+    gain: File | None = option(
+        None,
+        help="gain reference of the movies",
+        default_text="from the table, or the movies are corrected",
+        group=FIRST_HALF,
+    )
+    gain_rotation: Literal["0", "90", "180", "270"] | None = option(
+        None,
+        help="turn the gain reference by these degrees, as in motion",
+        default_text="0",
+        group=FIRST_HALF,
+    )
+    gain_flip: Literal["none", "y", "x"] | None = option(
+        None, help="then mirror it, as in motion", default_text="none", group=FIRST_HALF
+    )
+    fit_resolution: float | None = option(
+        None,
+        help="leave out micrographs whose CTF fits only to coarser detail than this",
+        unit="Å",
+        gt=0,
+        le=200,
+        default_text="those far from the others",
+        group=FIRST_HALF,
+    )
+    coordinates: Files | None = option(
+        None,
+        help="positions of the particles, instead of picking",
+        default_text="particles are picked",
+        group=FIRST_HALF,
+    )
+    min_merit: float | None = option(
+        None,
+        help="lowest figure of merit of a pick, in standard deviations of the noise",
+        unit="1",
+        ge=1,
+        default_text="from the merits of all picks",
+        group=FIRST_HALF,
+    )
+    final_pixel_size: float | None = option(
+        None,
+        help="pixel size of the particle images",
+        unit="Å",
+        ge=0.3,
+        le=20,
+        default_text="for about 128 pixels across the box",
+        group=FIRST_HALF,
+    )
+    voltage: float | None = voltage_option(MICROSCOPE)
+    cs: float | None = cs_option(MICROSCOPE)
+    amplitude_contrast: float | None = amplitude_contrast_option(MICROSCOPE)
     reference: MapFile | None = option(
         None,
         help="starting map, protein white; leaves out the search from nothing",
@@ -77,8 +163,21 @@ class Params(JobParams):
 
     @model_validator(mode="after")
     def _fit(self) -> "Params":
-        if self.reference is None and self.diameter is None:
+        start = kind_of(self.input)
+        if self.diameter is None and (self.reference is None or start != "particles"):
             raise ValueError("--diameter is needed: the largest dimension of the particle in Å")
+        useless = (
+            ()
+            if start == "movies"
+            else FOR_MOVIES
+            if start == "micrographs"
+            else (*FOR_MOVIES, *FOR_MICROGRAPHS)
+        )
+        for name in useless:
+            if getattr(self, name) is not None:
+                raise ValueError(
+                    f"--{name.replace('_', '-')} has no use here: the input is a table of {start}"
+                )
         if self.reference is not None and (self.starts is not None or self.rounds is not None):
             raise ValueError("--starts and --rounds are for finding a first map, --reference gives one")
         return self
@@ -98,23 +197,36 @@ OUTPUTS = (
 
 def estimate(params: Params) -> Estimate:
     """The largest of the steps' memory, the sum of their disk space and time."""
-    from parhelion.jobs import load
-    from parhelion.registry import validate
-
-    planned = []
-    if params.reference is None:
-        job = load("abinitio")
-        planned.append(job.estimate(validate(job.params, _first_map(params, "auto"))))
-    job = load("refine")
-    # Memory depends on the particles' box: any map stands for the reference that is still to be found.
-    values = _refinement(params, "auto", params.reference or params.input)
-    planned.append(job.estimate(job.params.model_construct(**_completed(job.params, values))))
+    start = kind_of(params.input)
+    planned = _planned_maps(params) if start == "particles" else _planned_whole(params, start)
     return Estimate(
         memory_bytes=max(one.memory_bytes for one in planned),
         per_thread_bytes=max(one.per_thread_bytes for one in planned),
-        seconds=sum(one.seconds or 0 for one in planned),
+        seconds=sum(one.seconds or 0 for one in planned) if start == "particles" else None,
         disk_bytes=sum(one.disk_bytes for one in planned),
     )
+
+
+def _planned_maps(params: Params) -> list[Estimate]:
+    from parhelion.jobs import load
+    from parhelion.registry import validate
+
+    table = params.input[0]
+    planned = []
+    if params.reference is None:
+        job = load("abinitio")
+        planned.append(job.estimate(validate(job.params, _first_map(params, table, "auto"))))
+    job = load("refine")
+    # Memory depends on the particles' box: any map stands for the reference that is still to be found.
+    values = _refinement(params, table, "auto", params.reference or table)
+    planned.append(job.estimate(job.params.model_construct(**_completed(job.params, values))))
+    return planned
+
+
+def _planned_whole(params: Params, start: str) -> list[Estimate]:
+    from parhelion.jobs import _spa_estimate
+
+    return _spa_estimate.planned(params, start)
 
 
 def _completed(model: type[JobParams], values: dict[str, Any]) -> dict[str, Any]:
@@ -129,16 +241,18 @@ def run(context: "Context", params: Params) -> Result:
     from parhelion.run.steps import run_step
 
     decided = context.report.section("What was decided")
-    contrast, count = _look(context, params)
+    table, contrast, rows, figures = _particles(context, params)
     first, reference = None, params.reference
     if reference is None:
-        first = run_step(context, load("abinitio"), "Initial map", _first_map(params, contrast))
+        first = run_step(context, load("abinitio"), "Initial map", _first_map(params, table, contrast))
         reference = _path(first, "map")
-    refined = run_step(context, load("refine"), "Refinement", _refinement(params, contrast, reference))
+    values = _refinement(params, table, contrast, reference)
+    refined = run_step(context, load("refine"), "Refinement", values)
     halves = [_path(refined, name) for name in ("half1", "half2")]
     sharpening = {"input": halves} | _given(bfactor=params.bfactor)
     final = run_step(context, load("postprocess"), "Post-processing", sharpening)
-    decided.table(_decisions(params, contrast, count, first, refined, final), heads=("what", "value", "how"))
+    rows += _decisions(params, first, refined, final)
+    decided.table(rows, heads=("what", "value", "how"))
     outputs: dict[str, Path | list[Path]] = {}
     for name in ("map", "masked_map", "mask", "fsc"):
         outputs[name] = place(context, name, final)
@@ -151,6 +265,7 @@ def run(context: "Context", params: Params) -> Result:
             "resolution_angstrom": number(final, "resolution_angstrom"),
             "unmasked_resolution_angstrom": number(final, "unmasked_resolution_angstrom"),
             "bfactor_angstrom2": number(final, "bfactor_angstrom2"),
+            **figures,
             "used_particles": refined.figures["used_particles"],
             "diameter_angstrom": number(refined, "diameter_angstrom"),
             "angular_uncertainty_deg": number(refined, "angular_uncertainty_deg"),
@@ -162,29 +277,48 @@ def run(context: "Context", params: Params) -> Result:
     )
 
 
+def _particles(context: "Context", params: Params) -> "tuple[Path, Contrast, list[Decision], dict[str, Any]]":
+    """The table of particles, how protein looks in them, what was decided so far, and key figures."""
+    start = kind_of(params.input)
+    if start == "particles":
+        contrast, count = _look(context, params)
+        how = "given" if params.contrast != "auto" else "found from the images"
+        rows: list[Decision] = [
+            ("Particles with images", count, "of the input table"),
+            ("Protein in the images", contrast, how),
+        ]
+        return params.input[0], contrast, rows, {}
+    from parhelion.jobs._spa_particles import prepare
+
+    found = prepare(context, params, start)
+    return found.particles, "white", found.decisions, found.figures
+
+
 def _look(context: "Context", params: Params) -> tuple[Contrast, int]:
     """Whether protein is white or black, found once for all steps, and how many particles have images."""
     from parhelion.jobs._particles import read_with_images
 
     particles, source = read_with_images(
-        params.input, context, contrast=params.contrast, pixel_size=params.pixel_size
+        params.input[0], context, contrast=params.contrast, pixel_size=params.pixel_size
     )
     return source.contrast, len(particles)
 
 
-def _first_map(params: Params, contrast: Contrast) -> dict[str, Any]:
+def _first_map(params: Params, table: "Path", contrast: Contrast) -> dict[str, Any]:
     """Options of abinitio."""
-    return _common(params, contrast) | _given(starts=params.starts, rounds=params.rounds)
+    return _common(params, table, contrast) | _given(starts=params.starts, rounds=params.rounds)
 
 
-def _refinement(params: Params, contrast: Contrast, reference: "Path") -> dict[str, Any]:
+def _refinement(params: Params, table: "Path", contrast: Contrast, reference: "Path") -> dict[str, Any]:
     """Options of refine."""
-    return _common(params, contrast) | {"reference": reference, "max_rounds": params.max_rounds}
+    return _common(params, table, contrast) | {"reference": reference, "max_rounds": params.max_rounds}
 
 
-def _common(params: Params, contrast: Contrast) -> dict[str, Any]:
-    values = {"input": params.input, "symmetry": params.symmetry, "contrast": contrast}
-    return values | _given(diameter=params.diameter, pixel_size=params.pixel_size)
+def _common(params: Params, table: "Path", contrast: Contrast) -> dict[str, Any]:
+    values = {"input": table, "symmetry": params.symmetry, "contrast": contrast}
+    # the pixel size that was given is that of the input, not of particles made from it
+    pixel_size = params.pixel_size if table == params.input[0] else None
+    return values | _given(diameter=params.diameter, pixel_size=pixel_size)
 
 
 def _given(**values: Any) -> dict[str, Any]:
@@ -197,15 +331,10 @@ def _path(step: Result, name: str) -> "Path":
     return Path(str(step.outputs[name]))
 
 
-def _decisions(
-    params: Params, contrast: Contrast, count: int, first: Result | None, refined: Result, final: Result
-) -> list[tuple[object, object, str]]:
-    """What was assumed or found on the way, and from where."""
-    how = "given" if params.contrast != "auto" else "found from the images"
-    rows: list[tuple[object, object, str]] = [
-        ("Particles with images", count, "of the input table"),
+def _decisions(params: Params, first: Result | None, refined: Result, final: Result) -> "list[Decision]":
+    """What was assumed or found on the way to the map, and from where."""
+    rows: list[Decision] = [
         ("Particles used", refined.figures["used_particles"], "those whose images are finite"),
-        ("Protein in the images", contrast, how),
         (
             "Diameter (Å)",
             refined.figures["diameter_angstrom"],
