@@ -47,10 +47,10 @@ class MotionSettings:
 class MovieMotion:
     """The motion in a movie of ``n`` frames.
 
-    ``shift_px`` ``(n, 2)`` x, y is added to a frame's content to bring it onto the middle frame, in pixels of the
-    frames as given; ``error_px`` ``(n,)`` what is expected of its error per axis (infinite where a frame had
-    nothing to say). ``local`` is the motion beyond that, None where it was not wanted or not warranted.
-    ``findings`` are worth telling the user.
+    ``shift_px`` ``(n, 2)`` x, y is added to a frame's content to bring it onto the middle frame, in pixels
+    of the frames as given; ``error_px`` ``(n,)`` what is expected of its error per axis (infinite where a
+    frame had nothing to say). ``local`` is the motion beyond that, None where it was not wanted or not
+    warranted. ``findings`` are worth telling the user.
     """
 
     shift_px: np.ndarray
@@ -63,7 +63,7 @@ class MovieMotion:
 
 
 class Transforms:
-    """Transforms of a movie's frames ``(y, x // 2 + 1)`` complex64, kept or made anew when asked for again."""
+    """Transforms of frames ``(y, x // 2 + 1)`` complex64, kept or made anew when asked for again."""
 
     def __init__(self, source: FrameSource, keep: bool = True) -> None:
         self.count, self.shape = source.count, source.shape
@@ -98,9 +98,9 @@ def align_movie(
 ) -> MovieMotion:
     """Find the motion between frames of ``pixel_size_angstrom``.
 
-    With an ``exposure`` damage is taken into account: late frames say little about fine detail. ``dead`` frames
-    take no part, their shifts are interpolated. Raises ParameterError where the frames are too small for
-    the resolution limit.
+    With an ``exposure`` damage is taken into account: late frames say little about fine detail. ``dead``
+    frames take no part, their shifts are interpolated. Raises ParameterError where the frames are too small
+    for the resolution limit.
     """
     executor = executor or SerialExecutor()
     live = np.array([i for i in range(transforms.count) if i not in dead], np.int64)

@@ -79,7 +79,7 @@ class Band:
 
 
 def ramp(frequency: np.ndarray, shift_px: np.ndarray) -> np.ndarray:
-    """``exp(-2πi f d)``, real and imaginary ``(n, 2, len(f))`` float32, for shifts ``d`` ``(n,)`` in pixels."""
+    """``exp(-2πi f d)`` as real and imaginary ``(n, 2, len(f))`` float32; shifts ``d`` ``(n,)`` in pixels."""
     angle = -2 * np.pi * np.outer(shift_px, frequency)
     return np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)
 

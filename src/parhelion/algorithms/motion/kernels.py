@@ -1,8 +1,8 @@
 """Compiled loops over frames and frequencies: sums of aligned frames, the likelihood and its slope.
 
-Transforms are planar, real and imaginary parts ``(2, ny, nx)`` float32, and each row has one run of used points
-``[first, last)``: the inner loops then are plain arithmetic that the compiler makes vectors of. All work
-on a range of rows, without the interpreter lock, so that ranges can run on several threads.
+Transforms are planar, real and imaginary parts ``(2, ny, nx)`` float32, and each row has one run of used
+points ``[first, last)``: the inner loops then are plain arithmetic that the compiler makes vectors of. All
+work on a range of rows, without the interpreter lock, so that ranges can run on several threads.
 """
 
 import numba as nb
@@ -15,7 +15,8 @@ _jit = nb.njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
 def weigh(frames, amplitude, shell, runs, plain, each):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Multiply ``frames`` ``(n, 2, ny, nx)`` by their ``amplitude`` ``(n, shells)`` in place.
 
-    Before that their sum goes to ``plain`` ``(2, ny, nx)``, and Σ_i |F_i|² of each ring to ``each`` ``(shells,)``.
+    Before that their sum goes to ``plain`` ``(2, ny, nx)``, and Σ_i |F_i|² of each ring to ``each``
+    ``(shells,)``.
     """
     for y in range(frames.shape[2]):
         first, last = runs[y, 0], runs[y, 1]
@@ -34,7 +35,8 @@ def weigh(frames, amplitude, shell, runs, plain, each):  # type: ignore[no-untyp
 def aligned_sums(frames, ramp_y, ramp_x, runs, total, row0, row1):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Σ a F per point of rows ``row0`` to ``row1``, of frames that carry their amplitudes already.
 
-    Ramps are ``(n, 2, ny)`` and ``(n, 2, nx)``, ``runs`` ``(ny, 2)``; the result goes to ``total`` ``(2, ny, nx)``.
+    Ramps are ``(n, 2, ny)`` and ``(n, 2, nx)``, ``runs`` ``(ny, 2)``; the result goes to ``total`` ``(2,
+    ny, nx)``.
     """
     for y in range(row0, row1):
         first, last = runs[y, 0], runs[y, 1]
@@ -86,8 +88,8 @@ def slope_factors(  # type: ignore[no-untyped-def]
     """The likelihood of rows ``row0`` to ``row1``, and the factors of its slope per point.
 
     ``table`` ``(shells, 4)``: 1/N, c, Σq² + N/S, and Σq² S/N + 1, which is 1 for a ring without signal (see
-    likelihood.py). A frame's slope at a point is the imaginary part of ``q a (of_frame F + of_phase)`` times the
-    frequency and 4π.
+    likelihood.py). A frame's slope at a point is the imaginary part of ``q a (of_frame F + of_phase)``
+    times the frequency and 4π.
     """
     value = 0.0
     for y in range(row0, row1):
@@ -135,8 +137,8 @@ def frame_slope(frames, ramp_y, ramp_x, runs, of_frame, fy, fx, out, row0, row1)
                 z = (yr * xr[x] - yi * xi[x]) * bi + (yr * xi[x] + yi * xr[x]) * br
                 along += f[x] * z
                 across += z
-            sum_x += along
-            sum_y += fy[y] * across
+            sum_x += float(along)
+            sum_y += float(fy[y] * across)
         out[i, 0] += four_pi * sum_x
         out[i, 1] += four_pi * sum_y
 
@@ -158,7 +160,7 @@ def phase_slope(  # type: ignore[no-untyped-def]
                 z = q[ring[x]] * ((yr * xr[x] - yi * xi[x]) * vi[x] + (yr * xi[x] + yi * xr[x]) * vr[x])
                 along += fx[x] * z
                 across += z
-            sum_x += along
-            sum_y += fy[y] * across
+            sum_x += float(along)
+            sum_y += float(fy[y] * across)
         out[i, 0] += four_pi * sum_x
         out[i, 1] += four_pi * sum_y

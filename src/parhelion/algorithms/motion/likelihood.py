@@ -1,17 +1,18 @@
 """How likely frames are, given their shifts: signal that moves, a pattern that does not, and noise.
 
-At each frequency ``k`` frame ``i`` shows ``F_i = q_i ē_i S + P + noise``: the specimen ``S`` moved by minus the frame's
-shift ``d_i`` (``ē_i = exp(2πi k·d_i)``) and weakened by damage (``q_i``), a fixed pattern ``P`` of the detector
-(an imperfect gain reference), and noise of power ``N``. With complex Gaussian ``S`` and ``P`` of power ``σ_s²`` and ``σ_p²``
-per ring both can be integrated out, and what remains is the likelihood of the shifts alone:
+At each frequency ``k`` frame ``i`` shows ``F_i = q_i ē_i S + P + noise``: the specimen ``S`` moved by minus
+the frame's shift ``d_i`` (``ē_i = exp(2πi k·d_i)``) and weakened by damage (``q_i``), a fixed pattern ``P``
+of the detector (an imperfect gain reference), and noise of power ``N``. With complex Gaussian ``S`` and
+``P`` of power ``σ_s²`` and ``σ_p²`` per ring both can be integrated out, and what remains is the likelihood
+of the shifts alone:
 
     L = Σ_k |G|² / (N D) − log D,   G = Σ_i q_i a_i (F_i − c U),   D = Σ q_i² − c |M|² + N / σ_s²
 
-with ``a_i = conj(ē_i)``, ``U = Σ F_i``, ``M = Σ q_i a_i`` and ``c = σ_p² / (N + n σ_p²)``. Without a pattern (``c = 0``) ``|G|²`` is the
-power of the aligned sum: all pairs of frames are correlated at once, each weighted as its ring deserves,
-and a frame is never compared with itself, since its own ``|F_i|²`` does not depend on the shift. With
-a pattern, ``c`` takes the unaligned mean away and the terms in ``|M|²`` take back the repulsion from zero
-shift that plain subtraction causes.
+with ``a_i = conj(ē_i)``, ``U = Σ F_i``, ``M = Σ q_i a_i`` and ``c = σ_p² / (N + n σ_p²)``. Without a
+pattern (``c = 0``) ``|G|²`` is the power of the aligned sum: all pairs of frames are correlated at once,
+each weighted as its ring deserves, and a frame is never compared with itself, since its own ``|F_i|²`` does
+not depend on the shift. With a pattern, ``c`` takes the unaligned mean away and the terms in ``|M|²`` take
+back the repulsion from zero shift that plain subtraction causes.
 """
 
 from collections.abc import Callable
@@ -46,9 +47,9 @@ class Powers:
 class Frames:
     """Transforms of ``n`` frames in a band; made by ``frames_of``.
 
-    ``data`` ``(n, 2, ny, nx)`` float32 are the transforms times ``amplitude`` ``(n, shells)``, what damage has left of
-    the signal in each. ``plain`` ``(2, ny, nx)`` is their sum and ``each`` ``(shells,)`` the sum of their powers over
-    each ring, both before that multiplication.
+    ``data`` ``(n, 2, ny, nx)`` float32 are the transforms times ``amplitude`` ``(n, shells)``, what damage
+    has left of the signal in each. ``plain`` ``(2, ny, nx)`` is their sum and ``each`` ``(shells,)`` the
+    sum of their powers over each ring, both before that multiplication.
     """
 
     band: Band
@@ -148,7 +149,7 @@ def measure_powers(frames: Frames, shift_px: np.ndarray, allow_pattern: bool = T
 def powers_of_rings(
     rings: np.ndarray, points: np.ndarray, amplitude: np.ndarray, allow_pattern: bool = True
 ) -> Powers:
-    """Powers from the rings' sums ``(shells, 4)`` of Σ_i |F_i|², |Σ q a F|², |Σ F|² and |Σ q a|² over ``points``.
+    """Powers from sums ``(shells, 4)`` of Σ_i |F_i|², |Σ q a F|², |Σ F|² and |Σ q a|² over ``points``.
 
     The last two are not looked at where no pattern is allowed.
     """
@@ -294,9 +295,9 @@ class Likelihood:
     ) -> tuple[np.ndarray, float, int]:
         """The shifts that maximise likelihood and prior, from ``start`` ``(n, 2)``: shifts, value, rounds.
 
-        ``prior`` ``(n, n)`` is the curvature of a quadratic prior per axis. Steps are Newton's with the expected
-        curvature, halved until the value rises; they end when none moves a frame by ``threshold_px``, with
-        that last step made.
+        ``prior`` ``(n, n)`` is the curvature of a quadratic prior per axis. Steps are Newton's with the
+        expected curvature, halved until the value rises; they end when none moves a frame by
+        ``threshold_px``, with that last step made.
         """
         return climb(self.evaluate, self.information() + prior, prior, start, threshold_px, iterations)
 

@@ -8,6 +8,7 @@ gains less than its number of coefficients (Akaike's criterion) is not used.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -53,7 +54,7 @@ def fit_local_motion(
     iterations: int,
     executor: Executor,
 ) -> LocalFit:
-    """Fit the model to frames ``n`` at ``times`` ``(n,)`` (numbers from the first frame), aligned by ``shift_px``.
+    """Fit the model to frames at ``times`` ``(n,)`` (numbers from the first), aligned by ``shift_px``.
 
     ``prior_px`` is the size of local motion that is expected before the data speak. Other arguments as for
     ``cut_patches`` and ``TrackSettings``.
@@ -114,7 +115,7 @@ class _Fit:
             information = likelihoods[0].information()
             curvature = np.einsum("pim,ij,pjl->ml", terms, information, terms)
             found, _, _ = climb(
-                lambda at, parts=likelihoods, terms=terms: self._value(at, parts, terms),
+                partial(self._value, parts=likelihoods, terms=terms),
                 curvature + self.prior,
                 self.prior,
                 found,
@@ -151,7 +152,7 @@ class _Fit:
             out[:, 1] = frames.ring_powers(frames.sums(self.terms[number] @ coefficients))
             return out
 
-        for part in self.executor.map(one, np.flatnonzero(kept)):
+        for part in self.executor.map(one, np.flatnonzero(kept).tolist()):
             rings += part
         points = self.patches.band.shell_count * int(kept.sum())
         return powers_of_rings(rings, points, self.patches.frames[0].amplitude, allow_pattern=False)

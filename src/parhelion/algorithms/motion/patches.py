@@ -21,9 +21,9 @@ LEAST_POINTS = 24
 class Patches:
     """Transforms of patches of aligned frames, one ``Frames`` per patch, all in one band.
 
-    ``centre`` ``(patches, 2)`` x, y relative to the field (−½ to ½); ``scale`` pixels of the frames per pixel of the
-    patches, along x and y. Windows fade into each other such that their squares add up to 1: information
-    of the field counts once.
+    ``centre`` ``(patches, 2)`` x, y relative to the field (−½ to ½); ``scale`` pixels of the frames per
+    pixel of the patches, along x and y. Windows fade into each other such that their squares add up to 1:
+    information of the field counts once.
     """
 
     frames: tuple[Frames, ...]
@@ -43,8 +43,9 @@ def cut_patches(
 ) -> Patches:
     """Cut frames, brought together by their shifts ``(n, 2)``, into ``grid`` (rows, columns) of patches.
 
-    Frames of one number in ``groups`` ``(n,)`` are added up; ``pattern`` ``(2, ny, nx)`` is taken away from each before.
-    ``amplitude(frequency)`` gives the amplitude after damage ``(n, len(frequency))`` at cycles per pixel.
+    Frames of one number in ``groups`` ``(n,)`` are added up; ``pattern`` ``(2, ny, nx)`` is taken away from
+    each before. ``amplitude(frequency)`` gives the amplitude after damage ``(n, len(frequency))`` at cycles
+    per pixel.
     """
     ny, nx = frames.band.shell.shape
     size = (scipy.fft.next_fast_len(ny, real=True), scipy.fft.next_fast_len(2 * nx - 1, real=True))
@@ -60,7 +61,7 @@ def cut_patches(
 
     def work(group: int) -> None:
         spectrum = np.zeros((size[0], size[1] // 2 + 1), np.complex64)
-        for i in members[group]:
+        for i in members[group].tolist():
             _add_moved(spectrum, _raw(frames, i, pattern), ramp_y[i], ramp_x[i])
         image = scipy.fft.irfft2(spectrum, s=size)
         for number, (y, x) in enumerate((y, x) for y in starts_y for x in starts_x):

@@ -1,7 +1,7 @@
 """RELION's model of local motion: third order in time, second order across the field (Zivanov et al. 2019).
 
-The shift of frame ``z`` (0 is the first) at a place ``x``, ``y`` (from −½ to ½ across the field), beyond the shift of
-the whole frame, is along each axis
+The shift of frame ``z`` (0 is the first) at a place ``x``, ``y`` (from −½ to ½ across the field), beyond
+the shift of the whole frame, is along each axis
 
     Σ_b Σ_p c[b, p] b(x, y) zᵖ,   b = 1, x, x², y, y², xy,   p = 1, 2, 3.
 
@@ -23,7 +23,7 @@ class LocalMotion:
     coefficients: np.ndarray
 
     def shift_px(self, frame: np.ndarray | float, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Local shift ``(..., 2)`` x, y at frames and places (relative to the field, −½ to ½) of one shape."""
+        """Local shift ``(..., 2)`` x, y at frames and places (−½ to ½ across the field) of one shape."""
         return np.asarray(basis(frame, x, y) @ self.coefficients.T)
 
     def field(self, frame: float) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The power spectrum of groups of frames: Thon rings, where whole movies or single frames show them less well.
+"""The power spectrum of groups of frames: Thon rings where whole sums or single frames show them less well.
 
 Frames that together carry a few electrons per Å² are summed before the square, and the powers of all groups
 are added: late frames then still show rings that a sum of all would blur by local motion.

@@ -13,7 +13,7 @@ import scipy.fft
 from parhelion.algorithms.motion.likelihood import Frames
 
 MOST_BLOCKS = 24
-"""Frames are summed in pairs, triples … until at most this many remain: more pairs add cost, not information."""
+"""Frames are summed in pairs, triples … until at most this many remain: more pairs only add cost."""
 LINE_POINTS = 61
 """Straight lines tried along each axis."""
 SWEEPS = 12
@@ -30,9 +30,10 @@ class SearchSettings:
 
 
 def first_tracks(frames: Frames, noise: np.ndarray, settings: SearchSettings) -> list[np.ndarray]:
-    """Candidate tracks ``(n, 2)`` in pixels: with and without the unaligned mean, which a fixed pattern spoils.
+    """Candidate tracks ``(n, 2)`` in pixels, with and without the unaligned mean, which a pattern spoils.
 
-    ``noise`` ``(shells,)`` whitens. The caller decides between the candidates, and the frame that never moves.
+    ``noise`` ``(shells,)`` whitens. The caller decides between the candidates, and the frame that never
+    moves.
     """
     count = len(frames.data)
     blocks = _blocks(count)
@@ -96,7 +97,7 @@ class _Windows:
         spectrum = np.zeros((grid[0], nx), np.complex64)
         for i in range(self.count):
             for j in range(i, self.count):
-                # the correlation at -d, hence the conjugate of the first: content of i lies at minus its shift
+                # content lies at minus its shift: the conjugate of the first gives the correlation there
                 product = data[i].conj() * data[j]
                 spectrum[: (ny + 1) // 2] = product[: (ny + 1) // 2]
                 spectrum[grid[0] - ny // 2 :] = product[(ny + 1) // 2 :]
@@ -115,8 +116,8 @@ class _Windows:
     def track(self, min_shift_px: float, max_shift_px: float) -> np.ndarray:
         """The best track ``(blocks, 2)`` in pixels x, y: a straight line first, then frame by frame.
 
-        ``min_shift_px`` keeps neighbouring blocks of the first round from sitting on a fixed pattern; no sweep
-        moves a block by more than ``max_shift_px``.
+        ``min_shift_px`` keeps neighbouring blocks of the first round from sitting on a fixed pattern; no
+        sweep moves a block by more than ``max_shift_px``.
         """
         if self.count == 1:
             return np.zeros((1, 2))

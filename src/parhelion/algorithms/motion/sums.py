@@ -20,9 +20,10 @@ WEIGHT_POINTS = 1024
 class SumSettings:
     """Which sums are made. ``first`` and ``last`` count frames from 1, 0 for the last there is.
 
-    ``exposure_filter`` weights frames by what signal they carry, ``restore_power`` then keeps the noise's power
-    that of a plain sum. ``unweighted`` makes the plain sum too, ``halves`` sums of even and odd frames.
-    ``spectrum_dose`` (e⁻/Å²) is what the frames of one power spectrum carry together, 0 for no spectrum.
+    ``exposure_filter`` weights frames by what signal they carry, ``restore_power`` then keeps the noise's
+    power that of a plain sum. ``unweighted`` makes the plain sum too, ``halves`` sums of even and odd
+    frames. ``spectrum_dose`` (e⁻/Å²) is what the frames of one power spectrum carry together, 0 for no
+    spectrum.
     """
 
     first: int = 1
@@ -51,8 +52,9 @@ class SumSettings:
 class MovieSums:
     """Images ``(y, x)`` float32: the sum (weighted if asked for), and what else was asked for.
 
-    ``even`` and ``odd`` hold the 2nd, 4th … and the 1st, 3rd … frame of the movie. ``spectrum`` is the amplitude
-    spectrum ``(box, box)`` of groups of frames, zero frequency at ``box // 2``, for ``spectrum_pixel_angstrom``.
+    ``even`` and ``odd`` hold the 2nd, 4th … and the 1st, 3rd … frame of the movie. ``spectrum`` is the
+    amplitude spectrum ``(box, box)`` of groups of frames, zero frequency at ``box // 2``, for
+    ``spectrum_pixel_angstrom``.
     """
 
     total: np.ndarray
@@ -131,7 +133,7 @@ class _Adder:
         self._sums: dict[str, np.ndarray] = {}
 
     def frame(self, row: int, index: int) -> tuple[int, list[np.ndarray], np.ndarray | None]:
-        """Number, moved frame (weighted first, then plain where both are wanted) and band for the spectrum."""
+        """Number, moved frames (weighted first, then plain where both are wanted), band for the spectrum."""
         transform, shape = self.transforms.take(index), self.transforms.shape
         shift, local = self.motion.shift_px[index], self.motion.local
         kinds = [self.weights[row]] if self.weights is not None else [None]

@@ -1,4 +1,4 @@
-"""The track of whole frames: candidates from the search, refined by likelihood, smoothed as far as it is warranted."""
+"""The track of whole frames: candidates from the search, refined by likelihood, smoothed where warranted."""
 
 from dataclasses import dataclass, replace
 
@@ -22,8 +22,8 @@ CONVERGED = 0.02
 class TrackSettings:
     """How frames are aligned; lengths in pixels of the frames as given.
 
-    ``detail_px`` is the period of the finest detail of the first search, ``threshold_px`` ends the refinement;
-    ``smooth`` adds the prior of steady motion.
+    ``detail_px`` is the period of the finest detail of the first search, ``threshold_px`` ends the
+    refinement; ``smooth`` adds the prior of steady motion.
     """
 
     min_shift_px: float
@@ -40,9 +40,9 @@ class Track:
     """What was found for ``n`` frames.
 
     ``shift_px`` ``(n, 2)`` x, y is to be added to a frame's content to bring it onto the middle frame;
-    ``error_px`` ``(n,)`` the expected error per axis. ``roughness_px`` is the standard deviation of the motion's
-    change from frame to frame that smoothing allows, infinite without. ``gain`` is how much more likely
-    the track makes the frames than no motion, in natural logarithms.
+    ``error_px`` ``(n,)`` the expected error per axis. ``roughness_px`` is the standard deviation of the
+    motion's change from frame to frame that smoothing allows, infinite without. ``gain`` is how much more
+    likely the track makes the frames than no motion, in natural logarithms.
     """
 
     shift_px: np.ndarray

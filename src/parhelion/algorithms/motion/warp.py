@@ -27,8 +27,8 @@ def moved_transform(
 ) -> np.ndarray:
     """A frame's transform ``(y, x // 2 + 1)`` moved by ``shift_px`` (x, y) and weighted by frequency.
 
-    ``weights`` ``(k,)`` are at 0 to √½ cycles per pixel in equal steps, None for 1. ``spline`` makes coefficients
-    of cubic B-splines of it.
+    ``weights`` ``(k,)`` are at 0 to √½ cycles per pixel in equal steps, None for 1. ``spline`` makes
+    coefficients of cubic B-splines of it.
     """
     fy, fx = scipy.fft.fftfreq(shape[0]), scipy.fft.rfftfreq(shape[1])
     factor_y, factor_x = (

@@ -1,0 +1,147 @@
+"""The table that ``motion`` writes, and its report."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from parhelion.jobs._micrographs import Outcome
+    from parhelion.model.micrographs import Micrographs
+    from parhelion.run.context import Context
+
+SHOWN = 12
+LABELS = {
+    "shifts": "rlnMicrographMetadata",
+    "spectrum": "rlnCtfPowerSpectrum",
+    "unweighted": "rlnMicrographNameNoDW",
+    "even": "rlnMicrographNameEven",
+    "odd": "rlnMicrographNameOdd",
+}
+
+
+def table_of(context: "Context", movies: "Micrographs", outcome: "Outcome") -> Path:
+    """Write ``micrographs.star`` for the movies that were done."""
+    from dataclasses import replace
+
+    import numpy as np
+
+    from parhelion.io.relion import OPTICS_PREFIX
+    from parhelion.io.relion_micrographs import write_micrographs
+    from parhelion.model.micrographs import Micrographs
+    from parhelion.model.table import Table
+
+    rows = outcome.done()
+    kept = movies.take(outcome.kept)
+    columns: dict[str, Any] = {
+        label: np.array([row["files"][name] for row in rows], dtype=object)
+        for name, label in LABELS.items()
+        if all(name in row["files"] for row in rows)
+    }
+    for k, label in enumerate(("rlnAccumMotionTotal", "rlnAccumMotionEarly", "rlnAccumMotionLate")):
+        columns[label] = np.array([row["motion_angstrom"][k] for row in rows])
+    columns |= {k: v for k, v in kept.extra.items() if k not in columns and not k.startswith("rlnMicrograph")}
+    # movies of one optics group may come out with different pixel sizes: then they are several groups
+    pixels = np.round([row["pixel_size_angstrom"] for row in rows], 6)
+    pairs = list(zip(kept.optics_group.tolist(), pixels.tolist(), strict=True))
+    different = sorted(set(pairs))
+    original = np.array([kept.optics[group].pixel_size_angstrom for group, _ in pairs])
+    columns[OPTICS_PREFIX + "rlnMicrographOriginalPixelSize"] = original
+    optics = tuple(replace(kept.optics[group], pixel_size_angstrom=size) for group, size in different)
+    names = tuple(row["files"]["sum"] for row in rows)
+    path = context.path("micrographs")
+    write_micrographs(
+        path,
+        Micrographs(
+            optics=optics,
+            path=tuple(context.folder / name for name in names),
+            name=names,
+            optics_group=np.array([different.index(pair) for pair in pairs]),
+            extra=Table(columns, length=len(rows)),
+        ),
+    )
+    return path
+
+
+def report_motion(context: "Context", outcome: "Outcome") -> None:
+    """Overview of all movies, then track, local motion, sum and spectrum of the first."""
+    numbers, rows = outcome.kept[:SHOWN], outcome.done()
+    report = context.report
+    _overview(context, outcome)
+    for kind, title in (("scaled", "Micrographs"), ("spectrum", "Power spectra")):
+        pictures = [_picture(context, row, kind) for row in rows[:SHOWN]]
+        found = [(p, outcome.names[int(i)]) for p, i in zip(pictures, numbers) if p is not None]
+        if found:
+            report.gallery([p for p, _ in found], [name for _, name in found], title)
+    tracks = report.section("Tracks")
+    for i, row in zip(numbers, rows):
+        _track(tracks, outcome.names[int(i)], row)
+    if len(rows) > SHOWN:
+        tracks.text(f"The first {SHOWN} of {len(rows)} movies; all shifts are in the files *_shifts.star.")
+
+
+def _overview(context: "Context", outcome: "Outcome") -> None:
+    import numpy as np
+
+    rows = outcome.done()
+    section = context.report.section("Motion of all movies")
+    if len(rows) > 1:
+        total = np.array([row["motion_angstrom"] for row in rows])
+        number = np.arange(1, len(rows) + 1)
+        lines = {name: (number, total[:, k]) for k, name in enumerate(("total", "early", "late"))}
+        section.curve(lines, x_label="movie", y_label="motion (Å)")
+    heads = ("movie", "motion (Å)", "early", "late", "error (Å)", "local (Å)", "frames", "empty frames")
+    table = [
+        (
+            outcome.names[int(i)],
+            *(round(m, 2) for m in row["motion_angstrom"]),
+            "" if row["error_angstrom"] is None else round(row["error_angstrom"], 3),
+            "whole frames" if row["local_angstrom"] is None else round(row["local_angstrom"], 2),
+            row["summed_frames"],
+            ", ".join(str(d) for d in row["dead_frames"]),
+        )
+        for i, row in zip(outcome.kept, rows)
+    ]
+    (section if len(rows) <= SHOWN else section.section("All movies", folded=True)).table(table, heads)
+
+
+def _track(section: Any, name: str, row: dict[str, Any]) -> None:
+    """The way of the whole frame, and of nine places of the field with local motion."""
+    import numpy as np
+
+    from parhelion.algorithms.motion.polynomial import LocalMotion
+
+    shift = np.array(row["shift_angstrom"])
+    if len(shift) < 2:
+        return
+    frame = np.arange(1, len(shift) + 1)
+    section.curve(
+        {"x": (frame, shift[:, 0]), "y": (frame, shift[:, 1])},
+        x_label="frame",
+        y_label="shift (Å)",
+        title=f"{name}: shift of whole frames",
+    )
+    if row["local"] is None:
+        return
+    local = LocalMotion(coefficients=np.array(row["local"]))
+    # pictures show the first row at the bottom
+    places = {"left bottom": (-0.4, -0.4), "right bottom": (0.4, -0.4), "middle": (0.0, 0.0)}
+    places |= {"left top": (-0.4, 0.4), "right top": (0.4, 0.4)}
+    lines = {}
+    for place, (x, y) in places.items():
+        moved = local.shift_px(frame - 1.0, np.full(len(frame), x), np.full(len(frame), y))
+        lines[place] = (moved[:, 0], moved[:, 1])
+    section.curve(lines, x_label="x (Å)", y_label="y (Å)", title=f"{name}: local shifts")
+
+
+def _picture(context: "Context", row: dict[str, Any], kind: str) -> Any:
+    """An image of a movie, spectra as logarithms; the full sum where no scaled one was written."""
+    import numpy as np
+
+    from parhelion.io.mrc import open_stack
+
+    name = row["files"].get(kind) or (row["files"]["sum"] if kind == "scaled" else None)
+    if name is None:
+        return None
+    image = np.array(open_stack(context.folder / name).read(np.array([0]))[0], dtype=np.float32)
+    if kind == "spectrum":
+        return np.log(np.maximum(image, np.percentile(image, 1)))
+    return image
