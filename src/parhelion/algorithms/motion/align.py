@@ -16,7 +16,7 @@ from parhelion.algorithms.motion.polynomial import LocalMotion
 from parhelion.algorithms.motion.track import Track, TrackSettings, find_track
 from parhelion.contracts import Cancel, Executor, FrameSource, SerialExecutor
 
-SEARCH_DETAIL_ANGSTROM = 12.0
+SEARCH_DETAIL_ANGSTROM = 15.0
 PATCH_PITCH_ANGSTROM = 450.0
 LOCAL_PRIOR_ANGSTROM = 5.0
 CHANCE_PER_FRAME = 8.0

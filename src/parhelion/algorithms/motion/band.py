@@ -80,8 +80,10 @@ class Band:
 
 def ramp(frequency: np.ndarray, shift_px: np.ndarray) -> np.ndarray:
     """``exp(-2πi f d)`` as real and imaginary ``(n, 2, len(f))`` float32; shifts ``d`` ``(n,)`` in pixels."""
-    angle = -2 * np.pi * np.outer(shift_px, frequency)
-    return np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)
+    turns = -np.outer(shift_px, frequency)
+    # less than half a turn: single precision then is exact enough, and much faster
+    angle = (2 * np.pi * (turns - np.rint(turns))).astype(np.float32)
+    return np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
 
 def band_of(

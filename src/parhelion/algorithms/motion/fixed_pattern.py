@@ -13,7 +13,7 @@ def fixed_pattern(frames: Frames, shift_px: np.ndarray, powers: Powers) -> np.nd
     if not powers.pattern.any():
         return None
     band = frames.band
-    sums = (frames.sums(shift_px), frames.phases(shift_px), frames.plain)
+    sums = (frames.sums(shift_px), frames.phases(frames.band.ramps(shift_px)), frames.plain)
     total, phase, plain = (part[0] + 1j * part[1] for part in sums)
     noise, signal, pattern = (p[band.shell] for p in (powers.noise, powers.signal, powers.pattern))
     # normal equations of S and P per point: [Q + N/S, M; M*, n + N/P] (S, P) = (T, U)

@@ -82,6 +82,27 @@ def ring_powers(planes, shell, runs, out):  # type: ignore[no-untyped-def]  # pr
 
 
 @_jit
+def plain_slope_factors(total, shell, runs, table, of_frame, row0, row1):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """``slope_factors`` without a pattern: ``table`` ``(shells,)`` float32 is 1 / (N D) per ring.
+
+    What the likelihood has beyond the powers returned here does not depend on shifts.
+    """
+    value = 0.0
+    for y in range(row0, row1):
+        first, last = runs[y, 0], runs[y, 1]
+        tr, ti, ring = total[0, y, first:last], total[1, y, first:last], shell[y, first:last]
+        wr, wi = of_frame[0, y, first:last], of_frame[1, y, first:last]
+        power = np.float32(0.0)
+        for x in range(last - first):
+            factor = table[ring[x]]
+            wr[x] = factor * tr[x]
+            wi[x] = -factor * ti[x]
+            power += factor * (tr[x] * tr[x] + ti[x] * ti[x])
+        value += power
+    return value
+
+
+@_jit
 def slope_factors(  # type: ignore[no-untyped-def]
     total, phase, plain, shell, runs, table, of_frame, of_phase, row0, row1
 ):  # pragma: no cover

@@ -27,11 +27,16 @@ from parhelion.algorithms.motion.band import Band
 from parhelion.contracts import Executor, SerialExecutor
 
 PARTS = 8
-"""Ranges of rows that are summed one by one, whatever the number of threads: the same bytes come out."""
+"""At most so many ranges of rows are summed one by one, whatever the number of threads: the same bytes come out."""
+POINTS_PER_PART = 500_000
 PATTERN_SIGMAS = 6.0
 """A fixed pattern is believed in when all rings together show it at this many standard deviations."""
 UNRESOLVED = 0.9
 """Where |M|² is closer to its greatest value than this, moving and fixed cannot be told apart."""
+
+
+Factors = Callable[[tuple[int, int]], tuple[float, np.ndarray | None]]
+"""For a range of rows: the likelihood, and the pattern's factors of the slope where there is a pattern."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,31 +80,36 @@ class Frames:
 
     def sums(self, shift_px: np.ndarray) -> np.ndarray:
         """``Σ q a F`` ``(2, ny, nx)`` at these shifts ``(n, 2)``."""
+        return self.sums_of(self.band.ramps(shift_px))
+
+    def sums_of(self, ramps: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        """``sums`` from the ramps of the shifts."""
         total = np.zeros(self.data.shape[1:], np.float32)
-        ramp_y, ramp_x = self.band.ramps(shift_px)
 
         def work(rows: tuple[int, int]) -> None:
-            kernels.aligned_sums(self.data, ramp_y, ramp_x, self.band.runs, total, rows[0], rows[1])
+            kernels.aligned_sums(self.data, *ramps, self.band.runs, total, *rows)
 
-        self._by_rows(work)
+        for _ in self.executor.map(work, self.parts()):
+            pass
         return total
 
-    def phases(self, shift_px: np.ndarray) -> np.ndarray:
-        """``Σ q a`` ``(2, ny, nx)`` at these shifts ``(n, 2)``."""
+    def phases(self, ramps: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        """``Σ q a`` ``(2, ny, nx)`` from the ramps of the shifts."""
         phase = np.zeros(self.data.shape[1:], np.float32)
-        ramp_y, ramp_x = self.band.ramps(shift_px)
+        band = self.band
 
         def work(rows: tuple[int, int]) -> None:
-            kernels.phase_sums(
-                ramp_y, ramp_x, self.amplitude, self.band.shell, self.band.runs, phase, rows[0], rows[1]
-            )
+            kernels.phase_sums(*ramps, self.amplitude, band.shell, band.runs, phase, *rows)
 
-        self._by_rows(work)
+        for _ in self.executor.map(work, self.parts()):
+            pass
         return phase
 
-    def _by_rows(self, work: Callable[[tuple[int, int]], None]) -> None:
-        for _ in self.executor.map(work, row_parts(len(self.band.frequency_y))):
-            pass
+    def parts(self) -> list[tuple[int, int]]:
+        """Ranges of rows to work on one by one."""
+        wanted = int(np.clip(self.data.size // (2 * POINTS_PER_PART), 1, PARTS))
+        edges = np.linspace(0, len(self.band.frequency_y), wanted + 1).astype(int)
+        return [(int(a), int(b)) for a, b in pairwise(edges)]
 
     def ring_powers(self, planes: np.ndarray) -> np.ndarray:
         """Σ |z|² of each ring ``(shells,)`` of real and imaginary ``planes`` ``(2, ny, nx)``."""
@@ -125,12 +135,6 @@ def frames_of(
     )
 
 
-def row_parts(rows: int) -> list[tuple[int, int]]:
-    """Ranges that divide ``rows``."""
-    edges = np.linspace(0, rows, min(PARTS, rows) + 1).astype(int)
-    return [(int(a), int(b)) for a, b in pairwise(edges)]
-
-
 def measure_powers(frames: Frames, shift_px: np.ndarray, allow_pattern: bool = True) -> Powers:
     """Powers per ring from the frames aligned by these shifts.
 
@@ -139,10 +143,11 @@ def measure_powers(frames: Frames, shift_px: np.ndarray, allow_pattern: bool = T
     """
     rings = np.zeros((len(frames.each), 4))
     rings[:, 0] = frames.each
-    rings[:, 1] = frames.ring_powers(frames.sums(shift_px))
+    ramps = frames.band.ramps(shift_px)
+    rings[:, 1] = frames.ring_powers(frames.sums_of(ramps))
     if allow_pattern:
         rings[:, 2] = frames.ring_powers(frames.plain)
-        rings[:, 3] = frames.ring_powers(frames.phases(shift_px))
+        rings[:, 3] = frames.ring_powers(frames.phases(ramps))
     return powers_of_rings(rings, frames.band.shell_count, frames.amplitude, allow_pattern)
 
 
@@ -243,31 +248,56 @@ class Likelihood:
     def evaluate(self, shift_px: np.ndarray) -> tuple[float, np.ndarray]:
         """The likelihood (up to ``constant``) at shifts ``(n, 2)`` and its slope ``(n, 2)`` per pixel."""
         frames, band = self.frames, self.frames.band
-        with_pattern = bool(self.powers.pattern.any())
-        total = frames.sums(shift_px)
-        phase = frames.phases(shift_px) if with_pattern else np.zeros_like(total)
-        of_frame, of_phase = np.zeros_like(total), np.zeros_like(total)
-        ramp_y, ramp_x = band.ramps(shift_px)
-        table = self.table
+        ramps = band.ramps(shift_px)
+        total = frames.sums_of(ramps)
+        of_frame = np.empty_like(total)
+        steps = (band.frequency_y, band.frequency_x)
+        if self.powers.pattern.any():
+            factors = self._pattern_factors(ramps, total, of_frame)
+        else:
+            factors = self._plain_factors(total, of_frame)
 
         def work(rows: tuple[int, int]) -> tuple[float, np.ndarray]:
             out = np.zeros((len(frames.data), 2))
-            value = kernels.slope_factors(
-                total, phase, frames.plain, band.shell, band.runs, table, of_frame, of_phase, *rows
-            )
-            fy, fx = band.frequency_y, band.frequency_x
-            kernels.frame_slope(frames.data, ramp_y, ramp_x, band.runs, of_frame, fy, fx, out, *rows)
-            if with_pattern:
+            value, of_phase = factors(rows)
+            kernels.frame_slope(frames.data, *ramps, band.runs, of_frame, *steps, out, *rows)
+            if of_phase is not None:
                 kernels.phase_slope(
-                    ramp_y, ramp_x, frames.amplitude, band.shell, band.runs, of_phase, fy, fx, out, *rows
+                    *ramps, frames.amplitude, band.shell, band.runs, of_phase, *steps, out, *rows
                 )
             return value, out
 
         value, slope = 0.0, np.zeros((len(frames.data), 2))
-        for part, out in frames.executor.map(work, row_parts(len(band.frequency_y))):
+        for part, out in frames.executor.map(work, frames.parts()):
             value += part
             slope += out
         return value, slope
+
+    def _plain_factors(self, total: np.ndarray, of_frame: np.ndarray) -> Factors:
+        band, table = self.frames.band, self.table
+        per_ring = np.where(table[:, 3] > 1, table[:, 0] / table[:, 2], 0.0).astype(np.float32)
+        # the rest of the likelihood, the same at all shifts, goes to the first rows
+        rest = -float((band.shell_count * np.log(table[:, 3]))[table[:, 3] > 1].sum())
+
+        def factors(rows: tuple[int, int]) -> tuple[float, np.ndarray | None]:
+            value = kernels.plain_slope_factors(total, band.shell, band.runs, per_ring, of_frame, *rows)
+            return value + (rest if rows[0] == 0 else 0.0), None
+
+        return factors
+
+    def _pattern_factors(
+        self, ramps: tuple[np.ndarray, np.ndarray], total: np.ndarray, of_frame: np.ndarray
+    ) -> Factors:
+        frames, band, table = self.frames, self.frames.band, self.table
+        phase, of_phase = frames.phases(ramps), np.empty_like(total)
+
+        def factors(rows: tuple[int, int]) -> tuple[float, np.ndarray | None]:
+            value = kernels.slope_factors(
+                total, phase, frames.plain, band.shell, band.runs, table, of_frame, of_phase, *rows
+            )
+            return value, of_phase
+
+        return factors
 
     def information(self) -> np.ndarray:
         """Expected curvature ``(n, n)`` per axis in 1/px² of the likelihood, without a pattern.
@@ -309,11 +339,14 @@ def climb(
     start: np.ndarray,
     threshold_px: float,
     iterations: int,
+    *,
     centred: bool = True,
+    furthest: Callable[[np.ndarray], float] = lambda step: float(np.abs(step).max(initial=0.0)),
 ) -> tuple[np.ndarray, float, int]:
     """Newton's method for shifts ``(n, 2)``, the axes apart, as ``Likelihood.climb`` describes.
 
-    ``centred`` takes the mean of the start away, which the likelihood of frames does not know.
+    ``centred`` takes the mean of the start away, which the likelihood of frames does not know; ``furthest`` says
+    how far a step moves a frame at most.
     """
     inverse = np.linalg.pinv(curvature, rcond=1e-9, hermitian=True)
     shift = start - start.mean(axis=0) if centred else start
@@ -325,7 +358,7 @@ def climb(
     value, slope = both(shift)
     for iteration in range(1, iterations + 1):
         step = inverse @ slope
-        longest = float(np.abs(step).max(initial=0.0))
+        longest = furthest(step)
         for _ in range(6):
             found, found_slope = both(shift + step)
             if found >= value:

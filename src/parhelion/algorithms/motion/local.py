@@ -122,6 +122,7 @@ class _Fit:
                 threshold_px,
                 iterations,
                 centred=False,
+                furthest=lambda step, terms=terms: float(np.abs(terms @ step).max()),
             )
         return found
 

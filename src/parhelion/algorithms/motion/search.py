@@ -65,11 +65,14 @@ def _per_frame(track: np.ndarray, blocks: np.ndarray) -> np.ndarray:
 
 
 def _coarse(frames: Frames, blocks: np.ndarray, noise: np.ndarray, settings: SearchSettings) -> np.ndarray:
-    """Whitened block sums ``(blocks, ny, nx)`` complex64 down to the searched detail, B-factor applied."""
+    """Whitened block sums ``(blocks, ny, nx)`` complex64 down to the searched detail.
+
+    Each carries the root of the B-factor, so that correlations carry it once.
+    """
     small = frames.up_to(1 / settings.detail_px)
     band, shell = small.band, small.band.shell
     square = band.frequency_y[:, None] ** 2 + band.frequency_x[None, :] ** 2
-    weight = np.exp(-settings.bfactor_px2 * square / 4) / np.sqrt(noise)[shell]
+    weight = np.exp(-settings.bfactor_px2 * square / 8) / np.sqrt(noise)[shell]
     weight = np.where(shell >= 0, weight, 0.0).astype(np.float32)
     data = np.zeros((blocks[-1] + 1, *shell.shape), np.complex64)
     for block, (real, imaginary), left in zip(blocks, small.data, small.amplitude, strict=True):
@@ -94,17 +97,17 @@ class _Windows:
         self.half = np.clip(reach, 2, (np.array(grid) - 1) // 2)
         rows, columns = (np.arange(-h, h + 1) for h in self.half)
         self.pairs = np.empty((self.count, self.count, len(rows), len(columns)), np.float32)
-        spectrum = np.zeros((grid[0], nx), np.complex64)
         for i in range(self.count):
-            for j in range(i, self.count):
-                # content lies at minus its shift: the conjugate of the first gives the correlation there
-                product = data[i].conj() * data[j]
-                spectrum[: (ny + 1) // 2] = product[: (ny + 1) // 2]
-                spectrum[grid[0] - ny // 2 :] = product[(ny + 1) // 2 :]
-                whole = scipy.fft.irfft2(spectrum, s=grid)
-                window = whole[np.ix_(rows, columns)]
-                self.pairs[i, j] = window
-                self.pairs[j, i] = window[::-1, ::-1]
+            # content lies at minus its shift: the conjugate of the first gives the correlation there
+            products = data[i].conj() * data[i:]
+            spectra = np.zeros((len(products), grid[0], nx), np.complex64)
+            spectra[:, : (ny + 1) // 2] = products[:, : (ny + 1) // 2]
+            spectra[:, grid[0] - ny // 2 :] = products[:, (ny + 1) // 2 :]
+            # along y first, so that only rows of the window are transformed along x
+            part = scipy.fft.ifft(spectra, axis=1, workers=1, overwrite_x=True)[:, rows]
+            window = scipy.fft.irfft(part, n=grid[1], axis=2, workers=1)[:, :, columns]
+            self.pairs[i, i:] = window
+            self.pairs[i:, i] = window[:, ::-1, ::-1]
 
     def without_mean(self) -> None:
         """Make the pairs those of blocks less their mean: linear, hence done on the correlations."""

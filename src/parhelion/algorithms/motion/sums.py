@@ -1,6 +1,5 @@
 """The sums of a movie's moved frames: weighted by exposure and plain, all, even and odd frames."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -8,12 +7,15 @@ import scipy.fft
 
 from parhelion.algorithms.motion.align import MovieMotion, Transforms
 from parhelion.algorithms.motion.exposure import Exposure
+from parhelion.algorithms.motion.polynomial import LocalMotion
 from parhelion.algorithms.motion.power_spectrum import SPECTRUM_BOX, GroupSpectra
 from parhelion.algorithms.motion.warp import moved_transform, warped, weight_frequencies
 from parhelion.contracts import Cancel, Executor, SerialExecutor
 from parhelion.errors import ParameterError
 
 WEIGHT_POINTS = 1024
+SAME_FIELD_PX = 0.1
+"""Neighbouring frames whose local motion differs less than this are warped together, as one image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,13 +96,33 @@ def sum_movie(
     adder = _Adder(transforms, motion, weights, settings, spectra)
     executor = executor or SerialExecutor()
 
-    def work(row: int) -> tuple[int, list[np.ndarray], np.ndarray | None]:
+    def work(rows: list[int]) -> _Moved:
         if cancel is not None:
             cancel.check()
-        return adder.frame(row, int(chosen[row]))
+        return adder.move(rows, chosen)
 
-    adder.gather(executor.map(work, range(len(chosen))), chosen)
+    for moved in executor.map(work, runs_of_frames(chosen, motion.local)):
+        adder.add(moved)
     return adder.sums(len(chosen))
+
+
+def runs_of_frames(chosen: np.ndarray, local: LocalMotion | None) -> list[list[int]]:
+    """Rows of ``chosen`` frames that are summed before they are warped; one by one without local motion."""
+    if local is None:
+        return [[row] for row in range(len(chosen))]
+    edge = np.linspace(-0.5, 0.5, 5)
+    x, y = np.meshgrid(edge, edge)
+    fields = np.stack([local.shift_px(float(frame), x, y) for frame in chosen])
+    runs: list[list[int]] = []
+    for row in range(len(chosen)):
+        if runs:
+            run = [*runs[-1], row]
+            middle = local.shift_px(float(chosen[run].mean()), x, y)
+            if np.abs(fields[run] - middle).max() <= SAME_FIELD_PX:
+                runs[-1] = run
+                continue
+        runs.append([row])
+    return runs
 
 
 def _weights(chosen: np.ndarray, settings: SumSettings, exposure: Exposure | None) -> np.ndarray | None:
@@ -115,6 +137,14 @@ def _group_size(settings: SumSettings, exposure: Exposure | None, count: int) ->
         return 0
     wanted = settings.spectrum_dose / exposure.dose_per_frame if exposure else count / 5
     return int(np.clip(round(wanted), 1, count))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Moved:
+    """A run of frames in place, by the name of the sum they go to, and each one's band for the spectrum."""
+
+    parts: dict[str, np.ndarray]
+    bands: list[np.ndarray | None]
 
 
 class _Adder:
@@ -132,45 +162,52 @@ class _Adder:
         self.spectra = spectra
         self._sums: dict[str, np.ndarray] = {}
 
-    def frame(self, row: int, index: int) -> tuple[int, list[np.ndarray], np.ndarray | None]:
-        """Number, moved frames (weighted first, then plain where both are wanted), band for the spectrum."""
-        transform, shape = self.transforms.take(index), self.transforms.shape
-        shift, local = self.motion.shift_px[index], self.motion.local
-        kinds = [self.weights[row]] if self.weights is not None else [None]
-        if self.weights is not None and self.settings.unweighted:
-            kinds.append(None)
-        cropped = self.spectra.cropped(transform, shift)
-        moved = []
-        for weight in kinds:
-            one = moved_transform(transform, shape, shift, weight, spline=local is not None)
-            if local is not None:
-                image = scipy.fft.irfft2(one, s=shape, workers=1, overwrite_x=True)
-                one = warped(image, local, float(index))
-            moved.append(one)
-        return index, moved, cropped
+    def move(self, rows: list[int], chosen: np.ndarray) -> _Moved:
+        """Bring a run of frames into place."""
+        local, shape = self.motion.local, self.transforms.shape
+        parts: dict[str, np.ndarray] = {}
+        bands = []
+        for row in rows:
+            index = int(chosen[row])
+            transform, shift = self.transforms.take(index), self.motion.shift_px[index]
+            bands.append(self.spectra.cropped(transform, shift))
+            for name, weight in self._kinds(row, index):
+                one = moved_transform(transform, shape, shift, weight, spline=local is not None)
+                parts[name] = parts[name] + one if name in parts else one
+        if local is not None:
+            frame = float(chosen[rows].mean())
+            for name, part in parts.items():
+                image = scipy.fft.irfft2(part, s=shape, workers=1, overwrite_x=True)
+                parts[name] = warped(image, local, frame)
+        return _Moved(parts=parts, bands=bands)
 
-    def gather(
-        self,
-        frames: Iterator[tuple[int, list[np.ndarray], np.ndarray | None]],
-        chosen: np.ndarray,
-    ) -> None:
-        """Add up, in the order of the frames."""
-        for index, moved, cropped in frames:
-            self._add("total", moved[0])
-            if len(moved) > 1:
-                self._add("unweighted", moved[1])
-            if self.settings.halves:
-                self._add("odd" if index % 2 == 0 else "even", moved[0])
-            self.spectra.add(cropped)
+    def _kinds(self, row: int, index: int) -> list[tuple[str, np.ndarray | None]]:
+        """Name and weights of the sums that a frame goes to; the total of halves is made of them."""
+        weight = None if self.weights is None else self.weights[row]
+        half = "odd" if index % 2 == 0 else "even"
+        kinds = [(half if self.settings.halves else "total", weight)]
+        if weight is not None and self.settings.unweighted:
+            kinds.append(("unweighted", None))
+        return kinds
+
+    def add(self, moved: _Moved) -> None:
+        """Add the next run, in the order of the frames."""
+        for name, part in moved.parts.items():
+            self._add(name, part)
+        for band in moved.bands:
+            self.spectra.add(band)
 
     def _add(self, name: str, part: np.ndarray) -> None:
         if name in self._sums:
             self._sums[name] += part
         else:
-            self._sums[name] = part.copy()
+            self._sums[name] = part
 
     def sums(self, count: int) -> MovieSums:
         """The images, whatever space they were added in."""
+        halves = [self._sums[name] for name in ("odd", "even") if name in self._sums]
+        if halves:
+            self._sums["total"] = halves[0] + halves[1] if len(halves) > 1 else halves[0].copy()
         images: dict[str, np.ndarray | None] = {}
         for name in ("total", "unweighted", "even", "odd"):
             found = self._sums.pop(name, None)
