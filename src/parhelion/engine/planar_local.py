@@ -35,7 +35,7 @@ class Hits:
 
 @dataclass(frozen=True, kw_only=True)
 class FineGrid:
-    """``within`` angles in each coarse one, ``shifts`` ``(t, 2)`` about each and their ``ramps`` ``(t, k)``."""
+    """``within`` angles per coarse one, ``shifts`` ``(t, 2)`` about it and their ``ramps`` ``(t, k)``."""
 
     within: int
     step: float
@@ -112,7 +112,7 @@ def posterior(
 ) -> tuple[Assigned, Tensor]:
     """Weights ``(n, m, b, t)`` of log posteriors in that layout, and what they say.
 
-    ``Assigned.angle`` counts fine angles of the whole circle, ``Assigned.shift`` is ``hit · t + fine shift``.
+    ``Assigned.angle`` counts fine angles of the whole circle, ``Assigned.shift`` is hit · t + fine shift.
     """
     n, _, b, t = score.shape
     evidence = torch.logsumexp(score.flatten(1), 1)

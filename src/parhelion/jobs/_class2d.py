@@ -1,0 +1,157 @@
+"""What ``class2d`` writes and shows."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from parhelion.algorithms.class2d.classify import Class2dResult
+    from parhelion.algorithms.class2d.selection import ClassQuality
+    from parhelion.jobs.class2d import Params
+    from parhelion.model.particles import ParticleSet
+    from parhelion.model.table import Table
+    from parhelion.run.context import Context
+
+SHOWN_CURVES = 8
+DECIMALS = 4
+
+
+def write_stack(path: "Path", images: np.ndarray, pixel_size_angstrom: float) -> None:
+    """Images ``(c, box, box)`` as an MRC stack."""
+    from parhelion.io.mrc import StackWriter
+
+    with StackWriter(path, len(images), images.shape[1:], pixel_size_angstrom) as writer:
+        writer.write(0, images.astype(np.float32))
+
+
+def write(
+    context: "Context",
+    params: "Params",
+    particles: "ParticleSet",
+    found: "Class2dResult",
+    quality: "ClassQuality",
+    members: np.ndarray,
+    good: np.ndarray,
+) -> bool:
+    """All files; whether ``selected.star`` is among them."""
+    from parhelion.io.particles import write_particles
+    from parhelion.io.star import write_star
+
+    write_stack(context.path("classes"), found.averages, found.pixel_size_angstrom)
+    write_stack(context.path("start"), found.start, found.pixel_size_angstrom)
+    write_star(context.path("table"), class_tables(found, quality, members, good))
+    classified = classified_particles(particles, found, quality)
+    write_particles(context.path("particles"), classified)
+    if params.select == "none":
+        return False
+    chosen = np.flatnonzero(good[found.category])
+    if not len(chosen):
+        context.path("selected").unlink(missing_ok=True)
+        context.notice(
+            f"no class reaches a score of {params.select_score:g} (the best has {quality.score.max():.2f}); "
+            "selected.star was not written: look at the gallery and choose with 'select --classes', or lower "
+            "--select-score"
+        )
+        return False
+    write_particles(context.path("selected"), classified.take(chosen))
+    context.notice(
+        f"{int(good.sum())} of {len(good)} classes are good; their {len(chosen)} of {len(found.rows)} "
+        "particles are in selected.star"
+    )
+    return True
+
+
+def class_tables(
+    found: "Class2dResult", quality: "ClassQuality", members: np.ndarray, good: np.ndarray
+) -> "dict[str, Table]":
+    """Blocks of ``classes.star``: one row per class, and one per class and shell."""
+    from parhelion.model.table import Table
+
+    count, shells = found.frc.shape
+    names = np.array([f"{i + 1:06d}@classes.mrcs" for i in range(count)], dtype=object)
+    shell = np.tile(np.arange(1, shells), count)
+    probability = np.bincount(found.category, found.probability, count) / np.maximum(members, 1)
+    return {
+        "model_classes": Table(
+            {
+                "rlnReferenceImage": names,
+                "rlnClassNumber": np.arange(1, count + 1),
+                "rlnClassDistribution": found.share.round(6),
+                "rlnEstimatedResolution": quality.resolution_angstrom.round(DECIMALS),
+                "rlnClassScore": quality.score.round(DECIMALS),
+                "parhelionMembers": members,
+                "parhelionDetail": quality.detail.round(DECIMALS),
+                "parhelionCentring": quality.centring.round(DECIMALS),
+                "parhelionMeanProbability": probability.round(DECIMALS),
+                "parhelionSelected": good.astype(np.int64),
+            }
+        ),
+        "class_frc": Table(
+            {
+                "rlnClassNumber": np.repeat(np.arange(1, count + 1), shells - 1),
+                "rlnSpectralIndex": shell,
+                "rlnAngstromResolution": (found.extent_angstrom / shell).round(DECIMALS),
+                "rlnFourierShellCorrelation": found.frc[:, 1:].ravel().round(DECIMALS),
+            }
+        ),
+    }
+
+
+def classified_particles(
+    particles: "ParticleSet", found: "Class2dResult", quality: "ClassQuality"
+) -> "ParticleSet":
+    """The particles that took part, with class, in-plane pose and what is known about them."""
+    from parhelion.geometry.rotations import from_relion
+
+    taken = particles.take(found.rows)
+    zero = np.zeros(len(found.rows))
+    shift = np.concatenate([found.shift_angstrom, zero[:, None]], axis=1)
+    posed = taken.with_poses(from_relion(zero, zero, found.psi_deg), shift)
+    extra = posed.extra.with_columns(
+        {
+            "rlnMaxValueProbDistribution": found.probability.round(6),
+            "rlnLogLikeliContribution": found.evidence.round(4),
+            "rlnClassScore": quality.score[found.category].round(DECIMALS),
+        }
+    )
+    return replace(posed, class_number=found.category + 1, extra=extra)
+
+
+def show(
+    context: "Context",
+    found: "Class2dResult",
+    quality: "ClassQuality",
+    members: np.ndarray,
+    good: np.ndarray,
+    selects: bool,
+) -> None:
+    """Galleries of the classes, curves, cycles."""
+    report = context.report
+    labels = [
+        f"{i + 1}: {n} particles, {r:.1f} Å, score {s:.2f}"
+        for i, (n, r, s) in enumerate(zip(members, quality.resolution_angstrom, quality.score))
+    ]
+    parts = (("Good classes", good), ("Other classes", ~good)) if selects else (("Classes", good | ~good),)
+    for title, which in parts:
+        rows = np.flatnonzero(which)
+        section = report.section(title, f"{int(members[rows].sum())} particles in {len(rows)} classes")
+        if len(rows):
+            section.gallery(found.averages[rows], [labels[i] for i in rows])
+    report.text(
+        "The score is the mean correlation of two half averages in rings from a sixth to an eighteenth of "
+        "the diameter, times a factor for centring; the resolution is where signal falls to noise."
+    )
+    frequency = np.arange(1, found.frc.shape[1]) / found.extent_angstrom
+    largest = range(min(SHOWN_CURVES, len(members)))
+    report.curve(
+        {f"class {i + 1}": (frequency, found.frc[i, 1:]) for i in largest},
+        x_label="1/Å",
+        y_label="correlation of half averages",
+        title="Halves of the largest classes",
+    )
+    report.history(context.history.get("cycles", []), "Cycles")
+    first = report.section("Averages of the start", folded=True)
+    first.gallery(found.start, [str(i + 1) for i in range(len(found.start))])
