@@ -198,7 +198,7 @@ class Params(JobParams):
         group=TEMPLATES,
     )
     rotations: int = option(
-        72, help="turns of each template in the plane", unit="turns", ge=1, le=360, group=TEMPLATES
+        36, help="turns of each template in the plane", unit="turns", ge=1, le=360, group=TEMPLATES
     )
     radial_average: bool = option(
         False, help="average each template over circles, and do not turn it", group=TEMPLATES

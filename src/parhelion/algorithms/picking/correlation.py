@@ -10,7 +10,7 @@ Fourier transforms, and all templates' answers are linear combinations: one matr
 instead of one transform per template.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -22,19 +22,24 @@ from parhelion.algorithms.picking.reduced import ReducedMicrograph
 from parhelion.algorithms.picking.templates import Templates
 from parhelion.errors import InputError
 
-KEPT_ENERGY = 0.995
-PIXELS_AT_ONCE = 8192
-TEMPLATES_AT_ONCE = 2048
+KEPT_ENERGY = 0.95
+PIXELS_AT_ONCE = 2048
+TEMPLATES_AT_ONCE = 512
 SPECTRA_AT_ONCE = 2048
 
 
 @dataclass(frozen=True, kw_only=True)
 class TemplateScore:
-    """The best template's ``score (y, x)`` in standard deviations of white noise, and which it was:
-    ``best (y, x)``, a row of the templates."""
+    """The best template's ``score (y, x)`` in standard deviations of white noise."""
 
     score: np.ndarray
-    best: np.ndarray
+    fields: torch.Tensor = field(repr=False)
+    coefficients: torch.Tensor = field(repr=False)
+
+    def best(self, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """The row ``(n,)`` of the templates that answers most at each of these pixels."""
+        at = torch.from_numpy(y.astype(np.int64) * self.score.shape[1] + x)
+        return (self.coefficients @ self.fields[:, at]).argmax(dim=0).numpy()
 
 
 def template_score(
@@ -52,10 +57,9 @@ def template_score(
     transform = whitened(micrograph, background)
     scale = _local_scale(transform, shape, micrograph, templates.radius_angstrom)
     fields = _fields(transform, shape, basis, mask, box)
-    score, best = _largest(fields, coefficients)
     count = float(mask.sum())
-    score = score.reshape(shape) * scale * np.sqrt((count - 1) / count)
-    return TemplateScore(score=score.astype(np.float32), best=best.reshape(shape))
+    score = _largest(fields, coefficients).reshape(shape) * scale * np.sqrt((count - 1) / count)
+    return TemplateScore(score=score.astype(np.float32), fields=fields, coefficients=coefficients)
 
 
 def _mask(box: int, templates: Templates) -> torch.Tensor:
@@ -124,16 +128,14 @@ def _fields(
     return out
 
 
-def _largest(fields: torch.Tensor, coefficients: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """The largest combination at each pixel and its row, in blocks that fit the cache."""
-    pixels = fields.shape[1]
-    score = torch.full((pixels,), -torch.inf)
-    best = torch.zeros(pixels, dtype=torch.int64)
-    for at in range(0, pixels, PIXELS_AT_ONCE):
-        part = fields[:, at : at + PIXELS_AT_ONCE]
-        for start in range(0, len(coefficients), TEMPLATES_AT_ONCE):
-            value, row = (coefficients[start : start + TEMPLATES_AT_ONCE] @ part).max(dim=0)
-            better = value > score[at : at + PIXELS_AT_ONCE]
-            score[at : at + PIXELS_AT_ONCE][better] = value[better]
-            best[at : at + PIXELS_AT_ONCE][better] = row[better] + start
-    return score.numpy(), best.numpy()
+def _largest(fields: torch.Tensor, coefficients: torch.Tensor) -> np.ndarray:
+    """The largest combination at each pixel, in blocks that fit the cache."""
+    score = torch.empty(fields.shape[1])
+    rows = coefficients.split(TEMPLATES_AT_ONCE)
+    for at in range(0, fields.shape[1], PIXELS_AT_ONCE):
+        part = fields[:, at : at + PIXELS_AT_ONCE].contiguous()
+        best = torch.full((part.shape[1],), -torch.inf)
+        for some in rows:
+            best = torch.maximum(best, (some @ part).amax(dim=0))
+        score[at : at + PIXELS_AT_ONCE] = best
+    return score.numpy()

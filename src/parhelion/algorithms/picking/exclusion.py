@@ -104,7 +104,7 @@ def wide_contamination(
     if not far.any():
         return far
     distance = ndimage.distance_transform_edt(~far, sampling=micrograph.pixel_yx_angstrom)
-    return np.asarray(distance <= WIDE_RADII * radius_angstrom)
+    return np.asarray(distance <= radius_angstrom)
 
 
 def abnormal(values: np.ndarray, least_sigma: float) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Find the particles of one micrograph."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -26,7 +27,7 @@ POLARITY_SIGMAS = 4.0
 LARGE_RADII = 1.5
 LARGE_SHARE = 0.9
 QUIET_NOISE = 1.5
-NOISE_WINDOW_RADII = 4.0
+NOISE_WINDOW_RADII = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,8 +99,10 @@ class Picks:
 
 @dataclass(frozen=True)
 class _Scored:
+    """A score map, and which template or radius answered most at given pixels."""
+
     score: np.ndarray
-    choice: np.ndarray | None
+    choice: Callable[[np.ndarray, np.ndarray], np.ndarray] | None
     background: Background
 
 
@@ -166,14 +169,15 @@ def _score(
     every = np.stack([blob_score(micrograph, background, r, ctf, transform) for r in settings.radii_angstrom])
     choice = every.argmax(axis=0)
     score = np.take_along_axis(every, choice[None], axis=0)[0]
-    return _Scored(_quietened(score, micrograph, settings.maximum_radius_angstrom), choice, background)
+    score = _quietened(score, micrograph, settings.maximum_radius_angstrom)
+    return _Scored(score, lambda y, x: choice[y, x], background)
 
 
 def _quietened(score: np.ndarray, micrograph: ReducedMicrograph, radius_angstrom: float) -> np.ndarray:
     """The score divided by the local noise where that is well above the background's.
 
     Carbon answers with scores of both signs; particles with high ones only. The noise is that of the
-    scores below 0 within four radii, and counts from 1.5 times the background's on.
+    scores below 0 within three radii, and counts from 1.5 times the background's on.
     """
     below = np.minimum(score, 0.0) ** 2
     wide = local_mean(below, micrograph.pixel_yx_angstrom, NOISE_WINDOW_RADII * radius_angstrom)
@@ -259,10 +263,10 @@ def _picks(
 ) -> Picks:
     columns: dict[str, Any] = {}
     if scored.choice is not None and settings.method == "template" and templates is not None:
-        best = scored.choice[_at(yx)]
+        best = scored.choice(*_at(yx))
         columns = {"template": templates.number[best], "psi_deg": templates.psi_deg[best]}
     elif scored.choice is not None:
-        columns = {"radius_angstrom": np.array(settings.radii_angstrom)[scored.choice[_at(yx)]]}
+        columns = {"radius_angstrom": np.array(settings.radii_angstrom)[scored.choice(*_at(yx))]}
     return Picks(
         xy_px=micrograph.to_micrograph(yx),
         score=height,
