@@ -9,6 +9,7 @@ from parhelion.algorithms.refine3d import RefineSettings, memory_plan
 from parhelion.io.relion_micrographs import read_micrographs
 from parhelion.jobs import load
 from parhelion.jobs._micrographs import largest_shape
+from parhelion.model.micrographs import Micrographs
 from parhelion.registry import Estimate, validate
 from parhelion.run.memory import available_bytes
 
@@ -23,12 +24,12 @@ USUAL_VOLTAGE_KV = 300.0
 
 def planned(params: "Params", start: str) -> list[Estimate]:
     """Estimates of the steps; particles are assumed to lie as densely as they usually do."""
-    found = read_micrographs(params.input, pixel_size_angstrom=params.pixel_size, needs=("pixel_size",))
+    found = first_table(params)
     pixel = found.optics[0].pixel_size_angstrom
     first = load("motion" if start == "movies" else "ctf")
     values: dict[str, Any] = {"input": params.input, "pixel_size": params.pixel_size}
     if start == "movies":
-        values["gain"] = params.gain
+        values |= {"gain": params.gain, "exposure_filter": knows_dose(params, found)}
     given = {name: value for name, value in values.items() if value is not None}
     steps = [first.estimate(validate(first.params, given))]
     _, height, width = largest_shape(found.path[:: max(1, len(found) // 20)])
@@ -39,6 +40,24 @@ def planned(params: "Params", start: str) -> list[Estimate]:
     extent = first_run.box_extent(diameter, final, USUAL_DEFOCUS_ANGSTROM, params.voltage or USUAL_VOLTAGE_KV)
     chosen = first_run.boxes(extent, pixel * binning, final)
     return [*steps, *_maps(params, max(count, 1), chosen)]
+
+
+def knows_dose(params: "Params", movies: Micrographs) -> bool:
+    """Whether the electrons per frame are known for every movie."""
+    stated = movies.dose_per_frame
+    return params.dose_per_frame is not None or (stated is not None and bool((stated > 0).all()))
+
+
+def first_table(params: "Params") -> Micrographs:
+    """The movies or micrographs of the input. Raises MetadataError where what all steps need is not known."""
+    return read_micrographs(
+        params.input,
+        pixel_size_angstrom=params.pixel_size,
+        voltage_kv=params.voltage,
+        spherical_aberration_mm=params.cs,
+        amplitude_contrast=params.amplitude_contrast,
+        needs=("pixel_size", "voltage", "cs"),
+    )
 
 
 def _maps(params: "Params", count: int, chosen: first_run.Boxes) -> list[Estimate]:

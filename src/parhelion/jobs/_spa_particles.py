@@ -11,6 +11,7 @@ from parhelion.errors import MetadataError
 from parhelion.io.coordinates import read_coordinates
 from parhelion.io.relion_micrographs import read_micrographs
 from parhelion.jobs import load
+from parhelion.jobs._spa_estimate import first_table, knows_dose
 from parhelion.jobs._spa_input import Start
 from parhelion.model.micrographs import Micrographs
 from parhelion.run.steps import run_step
@@ -71,13 +72,14 @@ class _Way:
     def motion(self) -> Path:
         """Align the movies; their sums are the micrographs."""
         params = self.params
-        movies = read_micrographs(
-            params.input, pixel_size_angstrom=params.pixel_size, movies=True, needs=("pixel_size",)
-        )
+        movies = first_table(params)
         choice = first_run.movie_binning(movies.optics[0].pixel_size_angstrom, params.final_pixel_size)
         self._decide("Movies", len(movies), "of the input")
         self._decide("Binning of movies", choice.value, choice.why)
-        values = {"input": params.input, "binning": choice.value} | given(
+        weighted = knows_dose(params, movies)
+        how = "the dose of each frame is known" if weighted else "the dose of each frame is not known"
+        self._decide("Frames weighted by damage", "yes" if weighted else "no", how)
+        values = {"input": params.input, "binning": choice.value, "exposure_filter": weighted} | given(
             pixel_size=params.pixel_size,
             voltage=params.voltage,
             gain=params.gain,
