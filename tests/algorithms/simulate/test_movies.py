@@ -1,6 +1,7 @@
 """Simulated movies: contrast, motion, damage, ice, detector and counts, each against its own formula."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -162,8 +163,6 @@ def test_contrast_is_minus_two_ctf_phase(volume):
         edge_angstrom=80.0,
     )
     truth = made.truth(0)
-    from dataclasses import replace
-
     place = np.array([[SHAPE[1] // 2, SHAPE[0] // 2]], float)
     placement = replace(truth.placement, xy_px=place, rotation=np.eye(3)[None])
     truth = replace(truth, placement=placement, particle_defocus_uv_angstrom=np.full((1, 2), 5000.0))
@@ -223,7 +222,7 @@ def test_ice_forgets_its_pattern_faster_at_high_frequency():
 
 
 def test_tilt_makes_a_plane_of_defocus(volume):
-    made = simulator(volume, tilt_deg=20.0, frames=1, ice_noise=1.0, ice_thickness_angstrom=120.0, **STILL)
+    made = simulator(volume, tilt_deg=20.0, frames=1, ice_thickness_angstrom=120.0, **STILL)
     truth = made.truth(0)
     mean = (truth.defocus_u_angstrom + truth.defocus_v_angstrom) / 2
     axis = math.radians(truth.tilt_axis_deg)
@@ -233,9 +232,36 @@ def test_tilt_makes_a_plane_of_defocus(volume):
     assert np.allclose(extra, truth.placement.height_angstrom)
     along = middle + 30 * np.array([[math.cos(axis), math.sin(axis)]])
     assert abs(plane_height_angstrom(along, SHAPE, PIXEL, 20.0, truth.tilt_axis_deg)[0]) < 1e-9
-    frame = next(made.expected(truth))
-    assert np.isfinite(frame).all()
-    assert frame.std() > 0
+
+
+def test_ice_of_a_tilted_specimen_shows_the_local_defocus(volume):
+    """At the first zero of one side's CTF, that side has little power, the other has much."""
+    made = simulator(
+        volume,
+        detector=flat_detector(),
+        particles=0,
+        frames=16,
+        tilt_deg=60.0,
+        ice_thickness_angstrom=100.0,
+        ice_noise=3.0,
+        defocus_range_um=(0.3, 0.3),
+        astigmatism_angstrom=0.0,
+        dose_per_frame=8.0,
+        **STILL,
+    )
+    truth = replace(made.truth(0), tilt_axis_deg=90.0)
+    frames = np.stack(list(made.expected(truth))) / (8.0 * PIXEL**2) - 1
+    middle, width = SHAPE[1] / 2, 60
+    left, right = frames[:, :, :width], frames[:, :, -width:]
+    offset = math.tan(math.radians(60)) * (middle - width / 2) * PIXEL
+    k = np.hypot(*np.meshgrid(np.fft.fftfreq(SHAPE[0]), np.fft.rfftfreq(width), indexing="ij")) / PIXEL
+    power = [(np.abs(np.fft.rfft2(part * np.hanning(width))) ** 2).mean(axis=0) for part in (left, right)]
+    for side, (here, there) in ((1.0, (0, 1)), (-1.0, (1, 0))):
+        # underfocus grows away from the axis' left: towards -x for an axis along +y
+        defocus = 3000.0 + side * offset
+        phase = np.pi * WAVELENGTH_300 * defocus * k**2 - 0.5 * np.pi * 2.7e7 * WAVELENGTH_300**3 * k**4
+        zero = np.abs(phase + math.asin(0.1) - np.pi) < 0.2
+        assert power[here][zero].mean() < 0.5 * power[there][zero].mean()
 
 
 def test_gain_makes_counts_flat_and_defects_are_what_they_say():

@@ -5,7 +5,8 @@ potential shifts the phase of the electrons, the CTF of each particle's own defo
 (protein dark), on top of the noise of the ice itself. The field drifts, fast at first, and moves locally;
 radiation damages the particles from frame to frame; the detector counts electrons (Poisson) with uneven
 sensitivity and a few defects. Everything that is true of the movies is in the folder truth. Positions there
-count from the middle of the first pixel as the movies' files hold their rows, in the first frame.
+count from the middle of the first pixel, rows in the order of the files, in the first frame. RELION turns TIFF
+movies upside down when it reads them (and mirrors the molecule): give it --format mrc.
 """
 
 import math
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 SAMPLE, MOTION, OPTICS, DETECTOR = "Specimen", "Exposure and motion", "Microscope", "Detector"
 BOX_PER_DIAMETER = 1.25
-BYTES_PER_PIXEL = 130
+BYTES_PER_PIXEL = 100
 """Measured: memory of one movie in the making, per pixel of its field."""
 Micrometres = Annotated[float, Field(ge=-1, le=10)]
 Edge = Annotated[int, Field(ge=64, le=32768)]
