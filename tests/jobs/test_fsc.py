@@ -9,6 +9,7 @@ import pytest
 from parhelion.errors import InputError
 from parhelion.io.mrc import write_volume
 from parhelion.io.star import read_star
+from parhelion.io.statistics import read_statistics
 from parhelion.model.volume import Volume
 
 
@@ -55,3 +56,56 @@ def test_mask_of_another_map_is_refused_by_name(run, test_data, tmp_path) -> Non
 def test_one_map_given_twice_is_refused(run, half_maps) -> None:
     with pytest.raises(InputError, match="both maps are the same file"):
         run("fsc", input=[half_maps[0], half_maps[0]])
+
+
+def test_sphere_and_mass(run, half_maps, tmp_path) -> None:
+    """A sphere is a mask like another; the particle alone, without its solvent, is resolved better."""
+    ball = run("fsc", input=half_maps, outer_radius=45.0, output=tmp_path / "ball")
+    assert ball.figures["curve"] == "corrected"
+    hollow = run("fsc", input=half_maps, outer_radius=45.0, inner_radius=30.0, output=tmp_path / "hollow")
+    assert hollow.figures["resolution_angstrom"] != ball.figures["resolution_angstrom"]
+    light = run("fsc", input=half_maps, outer_radius=45.0, mass=60.0, output=tmp_path / "light")
+    assert light.figures["particle_resolution_angstrom"] < light.figures["resolution_angstrom"]
+    table = read_statistics(light.outputs["statistics"])
+    assert len(table.fsc) == 16
+    with pytest.raises(InputError, match="of the mask; its mass is too large"):
+        run("fsc", input=half_maps, outer_radius=45.0, mass=5000.0, output=tmp_path / "heavy")
+
+
+def test_smoothed_statistics(run, half_maps, tmp_path) -> None:
+    rough, smooth = (
+        read_statistics(run("fsc", input=half_maps, smooth=s, output=tmp_path / str(s)).outputs["statistics"])
+        for s in (False, True)
+    )
+    assert np.abs(np.diff(smooth.fsc, 2)).sum() < np.abs(np.diff(rough.fsc, 2)).sum()
+
+
+def test_directions(run, half_maps, tmp_path) -> None:
+    result = run("fsc", input=half_maps, directional=True, output=tmp_path / "d")
+    table = read_star(result.outputs["directional"])["directions"]
+    assert table.rows == 96
+    assert 0 < result.figures["conical_area_ratio"] <= 1
+    assert result.figures["finest_axis_angstrom"] <= result.figures["coarsest_axis_angstrom"]
+    wide = run("fsc", input=half_maps, directional=True, cone=50.0, output=tmp_path / "w")
+    assert wide.figures["conical_area_ratio"] > result.figures["conical_area_ratio"]
+
+
+def test_views_of_particles(run, half_maps, molecule, tmp_path) -> None:
+    made = run("simulate_particles", model=molecule, count=60, output=tmp_path / "made").outputs["truth"]
+    alone = run("fsc", input=half_maps, particles=made, output=tmp_path / "alone")
+    cubic = run("fsc", input=half_maps, particles=made, symmetry="O", output=tmp_path / "cubic")
+    assert cubic.figures["least_sampling"] > alone.figures["least_sampling"]
+    assert cubic.figures["sampling_compensation"] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"inner_radius": 10.0}, "give --outer-radius"),
+        ({"cone": 30.0}, "--cone belongs to --directional"),
+        ({"symmetry": "C2"}, "which is missing"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(run, half_maps, options, message) -> None:
+    with pytest.raises(InputError, match=message):
+        run("fsc", input=half_maps, **options)
