@@ -4,7 +4,7 @@ import numpy as np
 
 from parhelion.errors import ParameterError
 from parhelion.fourier.filters import lowpass
-from parhelion.images.masks import cosine_edge, radius_grid
+from parhelion.images.masks import cosine_edge
 from parhelion.model.volume import Volume
 
 
@@ -49,18 +49,26 @@ def shell_mask(
     outer_radius_angstrom: float,
     inner_radius_angstrom: float,
     edge_angstrom: float,
+    centre_xyz_angstrom: tuple[float, float, float] = (0.0, 0.0, 0.0),
 ) -> np.ndarray:
     """A sphere, hollow inside ``inner_radius_angstrom`` (0: solid), float32; cosine edges outwards and
     inwards.
 
-    Raises ParameterError unless 0 ≤ inner < outer.
+    ``centre_xyz_angstrom`` counts from voxel ``n // 2``. Raises ParameterError unless 0 ≤ inner < outer.
     """
     if not 0 <= inner_radius_angstrom < outer_radius_angstrom:
         raise ParameterError(
             f"the inner radius ({inner_radius_angstrom:g} Å) must be smaller than the outer one "
             f"({outer_radius_angstrom:g} Å)"
         )
-    distance = radius_grid(shape) * pixel_size_angstrom
+    squares = np.zeros(shape, np.float32)
+    # arrays are z, y, x
+    for axis, (n, centre) in enumerate(zip(shape, centre_xyz_angstrom[::-1])):
+        view = [1, 1, 1]
+        view[axis] = n
+        offset = (np.arange(n) - n // 2) * pixel_size_angstrom - centre
+        squares += (offset**2).astype(np.float32).reshape(view)
+    distance = np.sqrt(squares)
     mask = cosine_edge(distance, outer_radius_angstrom, edge_angstrom)
     if inner_radius_angstrom > 0:
         hollow = max(inner_radius_angstrom - edge_angstrom, 0.0)
