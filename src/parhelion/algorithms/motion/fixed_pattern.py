@@ -6,7 +6,7 @@ from parhelion.algorithms.motion.likelihood import Frames, Powers
 
 
 def fixed_pattern(frames: Frames, shift_px: np.ndarray, powers: Powers) -> np.ndarray | None:
-    """The most likely pattern ``(2, ny, nx)``, given frames' shifts ``(n, 2)`` and the powers, if there is one.
+    """The most likely pattern ``(2, ny, nx)``, given shifts ``(n, 2)`` and powers, if there is one.
 
     Signal and pattern are estimated together, as the posterior mean of the model in likelihood.py.
     """

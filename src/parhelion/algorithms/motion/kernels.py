@@ -98,7 +98,7 @@ def plain_slope_factors(total, shell, runs, table, of_frame, row0, row1):  # typ
             wr[x] = factor * tr[x]
             wi[x] = -factor * ti[x]
             power += factor * (tr[x] * tr[x] + ti[x] * ti[x])
-        value += power
+        value += float(power)
     return value
 
 

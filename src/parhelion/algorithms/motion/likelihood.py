@@ -27,7 +27,7 @@ from parhelion.algorithms.motion.band import Band
 from parhelion.contracts import Executor, SerialExecutor
 
 PARTS = 8
-"""At most so many ranges of rows are summed one by one, whatever the number of threads: the same bytes come out."""
+"""Most ranges of rows that are summed one by one, whatever the number of threads: the bytes are the same."""
 POINTS_PER_PART = 500_000
 PATTERN_SIGMAS = 6.0
 """A fixed pattern is believed in when all rings together show it at this many standard deviations."""
@@ -345,8 +345,8 @@ def climb(
 ) -> tuple[np.ndarray, float, int]:
     """Newton's method for shifts ``(n, 2)``, the axes apart, as ``Likelihood.climb`` describes.
 
-    ``centred`` takes the mean of the start away, which the likelihood of frames does not know; ``furthest`` says
-    how far a step moves a frame at most.
+    ``centred`` takes the mean of the start away, which the likelihood of frames does not know; ``furthest``
+    says how far a step moves a frame at most.
     """
     inverse = np.linalg.pinv(curvature, rcond=1e-9, hermitian=True)
     shift = start - start.mean(axis=0) if centred else start

@@ -87,6 +87,11 @@ def fit_local_motion(
     )
 
 
+def _furthest(terms: np.ndarray, step: np.ndarray) -> float:
+    """The most that a step of the coefficients moves any patch."""
+    return float(np.abs(terms @ step).max())
+
+
 class _Fit:
     """Coefficients ``(18, 2)``, in pixels of the patches, that the patches like best."""
 
@@ -122,7 +127,7 @@ class _Fit:
                 threshold_px,
                 iterations,
                 centred=False,
-                furthest=lambda step, terms=terms: float(np.abs(terms @ step).max()),
+                furthest=partial(_furthest, terms),
             )
         return found
 
