@@ -148,6 +148,11 @@ def test_movies_with_gain(run, movie_table, tmp_path):
     mean = 0.5 * (table.ctf.defocus_u_angstrom[0] + table.ctf.defocus_v_angstrom[0])
     assert mean == pytest.approx(13000, abs=100)
     assert "parhelionDefocusPlaneX" in table.extra
+    options = {"dark": tmp_path / "dark.mrc", "defects": tmp_path / "bad.txt", "frames_to_average": 2}
+    write(tmp_path / "dark.mrc", np.full((1, N, N), 5.0))
+    (tmp_path / "bad.txt").write_text("10 20 3 300\n")
+    full = run("ctf", input=movie_table, spectrum_size=256, output=tmp_path / "full", **options)
+    assert full.figures["median_defocus_angstrom"] == pytest.approx(13000, abs=100)
     # a reference that is turned does not fit: its pattern stays and drowns the rings
     turned = run("ctf", input=movie_table, spectrum_size=256, gain_rotation="90", output=tmp_path / "turned")
     score = [
@@ -212,6 +217,13 @@ def test_power_spectra_as_files_and_in_a_table(run, tmp_path):
         run("ctf", input=table, power_spectra=True, output=tmp_path / "4")
 
 
+def test_known_astigmatism_is_kept(run, micrographs):
+    result = run("ctf", input=micrographs[0], known_astigmatism=300.0, known_astigmatism_angle=70.0, **COMMON)
+    columns = read_star(result.outputs["micrographs"])["micrographs"]
+    assert columns["rlnDefocusU"][0] - columns["rlnDefocusV"][0] == pytest.approx(300)
+    assert columns["rlnDefocusAngle"][0] == pytest.approx(70)
+
+
 def test_phase_shift_is_written_for_relion(run, micrographs):
     result = run("ctf", input=micrographs[0], phase_shift_range=(30.0, 30.0), **COMMON)
     columns = read_star(result.outputs["micrographs"])["micrographs"]
@@ -243,10 +255,13 @@ def test_optics_must_be_known(run, micrographs, tmp_path):
         ({"defocus_range": (2e4, 1e4)}, "--defocus-range runs from a lower"),
         ({"phase_shift_range": (90.0, 0.0)}, "--phase-shift-range runs"),
         ({"power_spectra": True, "defocus_plane": True}, "--defocus-plane needs micrographs"),
+        ({"gain_corrected": True, "gain": True}, "choose"),
         ({"frames_to_average": 0}, "frames-to-average"),
     ],
 )
 def test_impossible_options(run, micrographs, options, message):
+    if "gain" in options:
+        options = {**options, "gain": micrographs[1]}
     with pytest.raises(ParameterError, match=message):
         run("ctf", input=micrographs[0], **{**COMMON, **options})
 

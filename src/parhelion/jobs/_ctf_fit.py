@@ -43,6 +43,8 @@ class Plan:
     powers: bool
     gain_rotation: int
     gain_flip: int
+    dark: Path | None
+    defects: Path | None
     magnification: tuple[float, float, float] | None
     pictures: bool
 
@@ -63,6 +65,7 @@ def fit_one(context: "Context", source: Source, plan: Plan) -> dict[str, Any]:
         "fit_resolution_angstrom": fit.fit_resolution_angstrom,
         "alias_resolution_angstrom": fit.alias_resolution_angstrom,
         "iciness": fit.iciness,
+        "thickness_angstrom": fit.thickness_angstrom,
         "confident": fit.confident,
         "stem": source.stem,
     }
@@ -107,8 +110,8 @@ def _spectrum(context: "Context", source: Source, plan: Plan) -> "tuple[np.ndarr
 def _frames(context: "Context", source: Source, plan: Plan) -> "tuple[FrameSource, float]":
     """The corrected frames of a movie and their pixel size."""
     from parhelion.algorithms.motion.frames import CorrectedFrames
-    from parhelion.io.eer import is_eer
-    from parhelion.io.gain import read_gain
+    from parhelion.io.defects import read_defects
+    from parhelion.io.gain import read_dark, read_gain
     from parhelion.io.movies import open_movie
 
     movie = open_movie(source.path)
@@ -116,20 +119,21 @@ def _frames(context: "Context", source: Source, plan: Plan) -> "tuple[FrameSourc
     if pixel is None:
         raise MetadataError(f"{source.path} does not say its pixel size; give it with --pixel-size")
     notes: list[str] = []
-    gain = None
+    turned = {"rotation": plan.gain_rotation, "flip": plan.gain_flip}
+    gain = dark = defects = None
     if source.gain is not None:
-        eer = source.path.suffix.lower() == ".eer" and is_eer(source.path)
-        gain = read_gain(
-            source.gain,
-            notes,
-            rotation=plan.gain_rotation,
-            flip=plan.gain_flip,
-            shape=movie.shape,
-            eer_movie=eer,
-        )
+        eer = source.path.suffix.lower() == ".eer"
+        gain = read_gain(source.gain, notes, shape=movie.shape, eer_movie=eer, **turned)
+    if plan.dark is not None:
+        dark = read_dark(plan.dark, shape=movie.shape, **turned)
+    if plan.defects is not None:
+        top = movie.rows_from_top
+        defects = read_defects(plan.defects, movie.shape, rows_from_top=top, notes=notes, **turned)
     for note in notes:
         context.notice(note)
-    frames = CorrectedFrames(movie, gain=gain, magnification=plan.magnification)
+    frames = CorrectedFrames(
+        movie, gain=gain, dark=dark, defects=defects, magnification=plan.magnification, seed=context.seed
+    )
     for finding in frames.findings:
         context.notice(finding)
     scale = 1.0 if plan.magnification is None else 0.5 * (plan.magnification[1] + plan.magnification[2])

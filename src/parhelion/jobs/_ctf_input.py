@@ -52,7 +52,7 @@ def sources_of(context: "Context", params: "Params") -> "tuple[Micrographs, list
             # a table's pixel size is that of the micrograph, not of its spectrum
             pixel_size_angstrom=params.pixel_size if spectra else used.optics_of(row).pixel_size_angstrom,
             optics=_optics(optics[int(table.optics_group[row])]),
-            gain=params.gain or (used.gain[row] if used.gain else None),
+            gain=None if params.gain_corrected else params.gain or (used.gain[row] if used.gain else None),
         )
         for row, (path, stem) in enumerate(zip(paths, stems(table.name), strict=True))
     ]

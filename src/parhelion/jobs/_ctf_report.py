@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 SHOWN = 16
 TABLE_ROWS = 500
 BINS = 24
-EXTRA = {"iciness": "iciness", "tilt_deg": "tilt (°)", "tilt_axis_deg": "tilt axis (°)"}
+EXTRA = {
+    "iciness": "iciness",
+    "thickness_angstrom": "thickness (Å)",
+    "tilt_deg": "tilt (°)",
+    "tilt_axis_deg": "tilt axis (°)",
+}
 
 
 def figures(rows: Sequence[dict[str, Any]]) -> dict[str, float | int | str | None]:

@@ -15,6 +15,7 @@ OPTIONAL = {
     "tilt_deg": "parhelionTiltAngle",
     "tilt_axis_deg": "parhelionTiltAxisAngle",
     "iciness": "parhelionIciness",
+    "thickness_angstrom": "parhelionSampleThickness",
 }
 """Values that not every run has; where only some rows have one, the others are 0."""
 

@@ -52,6 +52,9 @@ class Params(JobParams):
     defocus_plane: bool = option(
         False, help="fit a plane to the defocus across each micrograph (tilted or uneven specimens)"
     )
+    thickness: bool = option(
+        False, help="estimate the specimen's thickness from nodes, where rings fade and return reversed"
+    )
     pictures: bool = option(True, help="write a PNG with picture and curves of every micrograph")
     pixel_size: float | None = pixel_size_option(MICROSCOPE)
     voltage: float | None = voltage_option(MICROSCOPE)
@@ -82,7 +85,7 @@ class Params(JobParams):
     )
     exhaustive: bool = option(
         False,
-        help="search astigmatism up to 10,000 Å instead of 1,600 Å, and refine ten starts instead of three",
+        help="search astigmatism up to 10,000 Å instead of 1,600 Å, and refine ten starts instead of five",
         group=SEARCH,
     )
     tolerated_astigmatism: float | None = option(
@@ -94,12 +97,17 @@ class Params(JobParams):
         default_text="no restraint",
         group=SEARCH,
     )
-    known_astigmatism: tuple[float, float] | None = option(
+    known_astigmatism: float | None = option(
         None,
-        help="astigmatism (Å) and its angle (degrees) that are known and kept",
-        unit="Å, degrees",
+        help="astigmatism (difference of both defoci) that is known and kept",
+        unit="Å",
+        ge=0,
+        le=20_000,
         default_text="it is fitted",
         group=SEARCH,
+    )
+    known_astigmatism_angle: float = option(
+        0.0, help="its angle, from +x towards +y", unit="degrees", ge=-180, le=360, group=SEARCH
     )
     phase_shift_range: tuple[Degrees, Degrees] | None = option(
         None,
@@ -115,13 +123,28 @@ class Params(JobParams):
         3, help="frames of each sum: as many as have 4 to 5 e⁻/Å²", unit="frames", ge=1, le=1000, group=MOVIES
     )
     gain: File | None = option(
-        None, help="gain reference", default_text="from the table, or the movies are corrected", group=MOVIES
+        None,
+        help="gain reference, which is multiplied (MRC, TIFF or .gain)",
+        default_text="from the table, if it names one",
+        group=MOVIES,
     )
     gain_rotation: Turns = option(
-        "0", help="turn the gain reference clockwise (first row on top) by these degrees", group=MOVIES
+        "0", help="turn gain, dark and defect images clockwise (first row on top), in degrees", group=MOVIES
     )
     gain_flip: Literal["none", "y", "x"] = option(
-        "none", help="then mirror it: upside down (y) or left to right (x)", group=MOVIES
+        "none", help="then mirror them: upside down (y) or left to right (x)", group=MOVIES
+    )
+    gain_corrected: bool = option(
+        False, help="the movies are corrected already: use no gain reference", group=MOVIES
+    )
+    dark: File | None = option(
+        None, help="dark reference, which is subtracted", default_text="none", group=MOVIES
+    )
+    defects: File | None = option(
+        None,
+        help="list of defects: an image, rectangles x y w h, or SerialEM's defects file",
+        default_text="none; hot and dead pixels are found anyway",
+        group=MOVIES,
     )
     magnification: tuple[float, float, float] | None = option(
         None,
@@ -141,6 +164,8 @@ class Params(JobParams):
             pair = getattr(self, name)
             if pair is not None and pair[0] > pair[1]:
                 raise ValueError(f"--{name.replace('_', '-')} runs from a lower to a higher value")
+        if self.gain_corrected and self.gain is not None:
+            raise ValueError("--gain names a reference, --gain-corrected forbids one; choose")
         if self.power_spectra and self.defocus_plane:
             raise ValueError("--defocus-plane needs micrographs: a power spectrum does not know where")
         if self.power_spectra and self.estimate_from == "movies":
@@ -171,6 +196,8 @@ def plan_of(params: Params) -> "Plan":
     from parhelion.algorithms.ctf_fit.settings import FitSettings
     from parhelion.jobs._ctf_fit import Plan
 
+    amount, angle = params.known_astigmatism, params.known_astigmatism_angle
+    known = None if amount is None else (amount, angle)
     return Plan(
         settings=FitSettings(
             min_resolution_angstrom=params.min_resolution,
@@ -181,7 +208,8 @@ def plan_of(params: Params) -> "Plan":
             astigmatism_tolerance_angstrom=params.tolerated_astigmatism,
             phase_shift_range_deg=params.phase_shift_range,
             phase_shift_step_deg=params.phase_shift_step,
-            known_astigmatism=params.known_astigmatism,
+            known_astigmatism=known,
+            thickness=params.thickness,
         ),
         size=params.spectrum_size,
         resample=params.resample,
@@ -190,6 +218,8 @@ def plan_of(params: Params) -> "Plan":
         powers=params.spectra_hold == "powers",
         gain_rotation=int(params.gain_rotation) // 90,
         gain_flip=("none", "y", "x").index(params.gain_flip),
+        dark=params.dark,
+        defects=params.defects,
         magnification=params.magnification,
         pictures=params.pictures,
     )

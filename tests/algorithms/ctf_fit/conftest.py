@@ -24,6 +24,7 @@ class Truth:
     bfactor: float = 80.0
     cut: float = 0.0
     ice: float = 0.0
+    thickness: float = 0.0
 
     def power(self, kx: np.ndarray, ky: np.ndarray) -> np.ndarray:
         """Expected power at ``kx, ky`` in 1/Å; the angle counts from +x (columns) towards +y (rows)."""
@@ -35,7 +36,8 @@ class Truth:
         )
         chi = np.pi * wavelength * local * s2 - 0.5 * np.pi * 2.7e7 * wavelength**3 * s2**2
         ctf = np.sin(chi + np.deg2rad(self.phase_shift) + np.arcsin(0.07))
-        rings = self.signal * np.exp(-0.5 * self.bfactor * s2) * ctf**2
+        nodes = np.sinc(wavelength * self.thickness * s2)
+        rings = self.signal * np.exp(-0.5 * self.bfactor * s2) * (0.5 - nodes * (0.5 - ctf**2))
         rings = np.where(s > 1 / self.cut, 0.0, rings) if self.cut else rings
         background = 1 + 3 * np.exp(-s2 / (2 * 0.02**2))
         return background * (1 + rings) + self.ice * np.exp(-((s - 1 / 3.67) ** 2) / (2 * 0.002**2))

@@ -130,6 +130,22 @@ def test_fit_resolution_is_where_the_rings_end(spectrum: Make, truth: type, opti
     assert reach(6.0).fit_resolution_angstrom == pytest.approx(6.0, abs=0.7)
 
 
+@pytest.mark.parametrize("thickness", [700.0, 1500.0])
+def test_thickness_is_seen_at_its_nodes(
+    thickness: float, spectrum: Make, truth: type, optics: Optics
+) -> None:
+    made = spectrum(truth(thickness=thickness, signal=1.0, bfactor=30.0), noise=0.03)
+    found = fit_ctf(made, optics, settings(thickness=True))
+    assert found.thickness_angstrom == pytest.approx(thickness, rel=0.1)
+    assert found.fit_resolution_angstrom < 0.8 * fit_ctf(made, optics, settings()).fit_resolution_angstrom
+
+
+@pytest.mark.parametrize("signal", [0.3, 1.0])
+def test_thin_ice_has_no_thickness(signal: float, spectrum: Make, truth: type, optics: Optics) -> None:
+    made = spectrum(truth(signal=signal, bfactor=50.0))
+    assert fit_ctf(made, optics, settings(thickness=True)).thickness_angstrom is None
+
+
 def test_aliasing_is_where_zeros_come_within_two_pixels(spectrum: Make, truth: type, optics: Optics) -> None:
     found = fit_ctf(spectrum(truth(defocus=40000.0), size=256), optics, settings())
     assert found.alias_resolution_angstrom is not None

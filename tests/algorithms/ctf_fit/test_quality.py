@@ -16,7 +16,7 @@ Make = Callable[..., Spectrum]
 
 
 def test_equal_phase_radius_has_the_phase(spectrum: Make, truth: type, optics: Optics) -> None:
-    found, _ = best_fit(spectrum(truth(astigmatism=1500.0)), optics, FitSettings())
+    found = best_fit(spectrum(truth(astigmatism=1500.0)), optics, FitSettings()).fit
     rng = np.random.default_rng(0)
     kx, ky = rng.uniform(0.02, 0.2, (2, 500))
     same = equal_phase_radius(kx, ky, found, optics)

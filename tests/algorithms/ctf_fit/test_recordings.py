@@ -47,8 +47,18 @@ def test_a_micrograph_of_known_defocus(test_data: Path) -> None:
     found = fit_ctf(spectrum_of_image(image, 0.85378), KRIOS, FitSettings())
     assert found.defocus_angstrom == pytest.approx(10600, abs=200)
     assert found.confident and found.fit_resolution_angstrom < 4.5
-    small = fit_ctf(spectrum_of_image(image[:1024, :1024], 0.85378), KRIOS, FitSettings())
-    assert small.defocus_angstrom == pytest.approx(found.defocus_angstrom, abs=400)
+    # in the last part particles make a slow CTF look better than the rings do
+    for y, x in ((0, 0), (2600, 2600)):
+        part = image[y : y + 1024, x : x + 1024]
+        small = fit_ctf(spectrum_of_image(part, 0.85378), KRIOS, FitSettings())
+        assert small.defocus_angstrom == pytest.approx(found.defocus_angstrom, abs=400)
+
+
+def test_thick_ice_shows_its_node(test_data: Path) -> None:
+    image = open_stack(test_data / "micrographs/k2_300kv_0.854A.mrc").read(np.array([0]))[0]
+    found = fit_ctf(spectrum_of_image(image, 0.85378), KRIOS, FitSettings(thickness=True))
+    assert found.thickness_angstrom is not None and 500 < found.thickness_angstrom < 1000
+    assert found.fit_resolution_angstrom < 4.0
 
 
 def test_a_wrong_pixel_size_is_not_believed(test_data: Path) -> None:

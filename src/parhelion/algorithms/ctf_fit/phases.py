@@ -54,3 +54,13 @@ def ring_rate(s: np.ndarray, defocus: np.ndarray | float, optics: Optics) -> np.
 def attenuation(periods_per_bin: np.ndarray) -> np.ndarray:
     """What averaging over one frequency bin leaves of rings this dense; nothing from one period per bin."""
     return np.where(periods_per_bin < 1.0, np.sinc(periods_per_bin), 0.0)
+
+
+def thickness_factor(s: np.ndarray, thickness_angstrom: float, optics: Optics) -> np.ndarray:
+    """What this thickness leaves of the rings at ``s``: ``sinc(λ t s²)``, negative beyond a node.
+
+    Layers at all heights add their power, each with its own defocus (McMullan, Vinothkumar & Henderson 2015,
+    Ultramicroscopy 158, 26).
+    """
+    wavelength = electron_wavelength_angstrom(optics.voltage_kv)
+    return np.asarray(np.sinc(wavelength * thickness_angstrom * s**2))

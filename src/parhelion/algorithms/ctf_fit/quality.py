@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 from parhelion.algorithms.ctf_fit.flatten import half_plane, radial_mean
-from parhelion.algorithms.ctf_fit.phases import ring_rate, sine_and_cosine
+from parhelion.algorithms.ctf_fit.phases import ring_rate, sine_and_cosine, thickness_factor
 from parhelion.algorithms.ctf_fit.refine import Refined
 from parhelion.algorithms.ctf_fit.settings import Curves, FitSettings, Optics
 from parhelion.algorithms.ctf_fit.spectrum import Spectrum
@@ -19,6 +19,8 @@ from parhelion.optics.ctf import electron_wavelength_angstrom
 WINDOW_FRACTION = 1 / 40
 LOW, MIDDLE, HIGH = 0.1, 0.5, 0.66
 """Correlations at which a fit is lost, doubtful and good."""
+NODE_SHARE = 0.1
+"""Nodes are where the thickness leaves less than this share of the rings."""
 LEAST_BINS_BETWEEN_ZEROS = 2.0
 
 
@@ -39,19 +41,25 @@ def equal_phase_radius(kx: np.ndarray, ky: np.ndarray, found: Refined, optics: O
     return np.sqrt(np.where(usable, solved, s2))
 
 
-def curves(spectrum: Spectrum, found: Refined, optics: Optics, settings: FitSettings) -> Curves:
-    """The one-dimensional curves of a fit, from zero frequency to the edge of the spectrum."""
-    rows, columns, radius = half_plane(spectrum.size)
+def curves(
+    spectrum: Spectrum,
+    found: Refined,
+    optics: Optics,
+    settings: FitSettings,
+    thickness_angstrom: float = 0.0,
+) -> Curves:
+    """The one-dimensional curves of a fit, from zero frequency to the edge of the spectrum.
+
+    With a thickness the fit's rings fade and return reversed beyond the nodes that it makes.
+    """
     bins = spectrum.size // 2
     step = spectrum.step_per_angstrom
-    inside = radius < bins - 0.5
-    rows, columns, radius = rows[inside], columns[inside], radius[inside]
-    amplitude = spectrum.amplitude[rows, columns].astype(np.float64)
-    kx, ky = (columns - spectrum.size // 2) * step, (rows - spectrum.size // 2) * step
     s = np.arange(bins) * step
-    equal = equal_phase_radius(kx, ky, found, optics) / step
-    average = radial_mean(amplitude, radius, bins)
-    experiment = _interpolated_mean(amplitude, equal, bins)
+    rows, columns, radius = half_plane(spectrum.size)
+    inside = radius < bins - 0.5
+    amplitude = spectrum.amplitude[rows[inside], columns[inside]].astype(np.float64)
+    average = radial_mean(amplitude, radius[inside], bins)
+    experiment = equal_phase_mean(spectrum, found, optics)
     sine, _ = sine_and_cosine(
         s,
         np.zeros_like(s),
@@ -61,7 +69,8 @@ def curves(spectrum: Spectrum, found: Refined, optics: Optics, settings: FitSett
         optics,
         cosine=False,
     )
-    fit = np.abs(sine[0].astype(np.float64))
+    nodes = thickness_factor(s, thickness_angstrom, optics)
+    fit = np.sqrt(0.5 * (1.0 - nodes) + nodes * sine[0].astype(np.float64) ** 2)
     rate = ring_rate(s, found.defocus, optics) * step
     first = max(2, round(step**-1 / settings.min_resolution_angstrom))
     scaled = _scaled(experiment, fit, rate, first)
@@ -74,6 +83,19 @@ def curves(spectrum: Spectrum, found: Refined, optics: Optics, settings: FitSett
         quality=quality,
         noise=noise,
     )
+
+
+def equal_phase_mean(spectrum: Spectrum, found: Refined, optics: Optics) -> np.ndarray:
+    """Mean amplitude ``(size // 2,)`` along lines of equal phase, by the frequency that has it without
+    astigmatism (Zhang 2016, J. Struct. Biol. 193, 1).
+    """
+    rows, columns, radius = half_plane(spectrum.size)
+    bins, step = spectrum.size // 2, spectrum.step_per_angstrom
+    inside = radius < bins - 0.5
+    rows, columns = rows[inside], columns[inside]
+    amplitude = spectrum.amplitude[rows, columns].astype(np.float64)
+    kx, ky = (columns - spectrum.size // 2) * step, (rows - spectrum.size // 2) * step
+    return _interpolated_mean(amplitude, equal_phase_radius(kx, ky, found, optics) / step, bins)
 
 
 def _interpolated_mean(values: np.ndarray, position: np.ndarray, bins: int) -> np.ndarray:
@@ -143,13 +165,23 @@ def _sliding_correlation(
     return quality, noise
 
 
-def fit_resolution_angstrom(found: Curves, settings: FitSettings) -> float:
-    """Spacing up to which rings agree with the fit; the lower limit of the fit where none do."""
+def fit_resolution_angstrom(
+    found: Curves, settings: FitSettings, optics: Optics, thickness_angstrom: float = 0.0
+) -> float:
+    """Spacing up to which rings agree with the fit; the lower limit of the fit where none do.
+
+    About the nodes of a thick specimen there are no rings to agree: they are passed over.
+    """
     s = found.frequency_per_angstrom
     first = max(2, int(np.searchsorted(s, 1.0 / settings.min_resolution_angstrom)))
     above = dict.fromkeys((LOW, MIDDLE, HIGH), 0)
     last = len(s) - 1
+    node = np.abs(thickness_factor(s, thickness_angstrom, optics)) < NODE_SHARE
+    # the window of a bin next to a node reaches into it
+    node = np.convolve(node, np.ones(2 * _windows(np.full(len(s), np.inf))[0] + 1), mode="same") > 0
     for at in range(first, len(s)):
+        if node[at]:
+            continue
         value = found.quality[at]
         if (above[LOW] > 3 and value < LOW) or (above[HIGH] > 3 and value < MIDDLE):
             last = at

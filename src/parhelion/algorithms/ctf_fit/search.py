@@ -22,7 +22,7 @@ DECAYS_ANGSTROM2 = (50.0, 200.0)
 """Envelopes exp(-B s²/2) of the rings that are tried; the refinement fits a free one."""
 HALF_ASTIGMATISM_ANGSTROM = 800.0
 HALF_ASTIGMATISM_EXHAUSTIVE_ANGSTROM = 5000.0
-CANDIDATES, CANDIDATES_EXHAUSTIVE = 3, 10
+CANDIDATES, CANDIDATES_EXHAUSTIVE = 5, 10
 LEAST_SHARE = 0.03
 """Added to the squared sum of a model, as a share of what it was with its smooth part: one that is nearly all
 smooth would otherwise be judged by how the background departs from a spline."""

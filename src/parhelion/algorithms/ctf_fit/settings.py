@@ -22,8 +22,9 @@ class FitSettings:
 
     ``phase_shift_range_deg`` None fits no phase shift; equal ends fix it. ``astigmatism_tolerance_angstrom``
     is the standard deviation of a Gaussian prior on ``U - V``; None leaves it free. ``known_astigmatism`` is
-    ``(U - V in Å, angle in degrees)`` and is not fitted. ``exhaustive`` searches astigmatism up to 10,000 Å
-    (otherwise 1,600 Å) and refines ten candidates (otherwise three). Raises ParameterError for ranges that
+    ``(U - V in Å, angle in degrees)`` and is not fitted.
+    ``thickness`` also estimates the specimen's. ``exhaustive`` searches astigmatism up to 10,000 Å
+    (otherwise 1,600 Å) and refines up to ten places (otherwise five). Raises ParameterError for ranges that
     cannot be.
     """
 
@@ -36,6 +37,7 @@ class FitSettings:
     phase_shift_range_deg: tuple[float, float] | None = None
     phase_shift_step_deg: float = 10.0
     known_astigmatism: tuple[float, float] | None = None
+    thickness: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.max_resolution_angstrom < self.min_resolution_angstrom:
@@ -83,7 +85,8 @@ class CtfFit:
     ``significance`` how many standard deviations of noise the fit lies above no fit, ``fit_resolution`` up
     to where rings were found and ``alias_resolution`` from where the box is too small to show them (None:
     nowhere). ``confident`` sums this up; ``iciness`` compares the 3.7 Å band with its surroundings (None
-    where the spectrum does not reach it).
+    where the spectrum does not reach it). ``thickness_angstrom`` is None where it was not asked for or
+    left no trace in the rings.
     """
 
     defocus_u_angstrom: float
@@ -95,6 +98,7 @@ class CtfFit:
     fit_resolution_angstrom: float
     alias_resolution_angstrom: float | None
     iciness: float | None
+    thickness_angstrom: float | None
     confident: bool
     curves: Curves
 
