@@ -3,8 +3,8 @@
     python benchmarks/speed/ctf.py [--edges 1024 2048 4096]
 
 The micrographs are filtered noise of the given edges at 1 Å per pixel; the spectrum has 512 pixels and the
-search is that of the defaults (5000 to 50,000 Å by 100 Å). On such a core CTFFIND 5 took 0.7 s for 1024 x 1024
-pixels, diagnostic image included.
+search is that of the defaults (5000 to 50,000 Å by 100 Å). On such a core CTFFIND 5 took 0.7 s for
+1024 x 1024 pixels, diagnostic image included.
 """
 
 import sys

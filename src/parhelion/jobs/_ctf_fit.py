@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from parhelion.run.context import Context
 
 
+KEPT_BYTES = 2**30
+
+
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """A movie, micrograph or spectrum: its place, name, kind, and pixel size (None: its header's)."""
@@ -47,6 +50,11 @@ class Plan:
     defects: Path | None
     magnification: tuple[float, float, float] | None
     pictures: bool
+
+
+def keeps_frames(count: int, shape: tuple[int, int]) -> bool:
+    """Whether a movie's frames stay in memory between their survey and their use; else they are read again."""
+    return 4 * count * shape[0] * shape[1] <= KEPT_BYTES
 
 
 def fit_one(context: "Context", source: Source, plan: Plan) -> dict[str, Any]:
@@ -132,7 +140,13 @@ def _frames(context: "Context", source: Source, plan: Plan) -> "tuple[FrameSourc
     for note in notes:
         context.notice(note)
     frames = CorrectedFrames(
-        movie, gain=gain, dark=dark, defects=defects, magnification=plan.magnification, seed=context.seed
+        movie,
+        gain=gain,
+        dark=dark,
+        defects=defects,
+        magnification=plan.magnification,
+        seed=context.seed,
+        keep=keeps_frames(movie.count, movie.shape),
     )
     for finding in frames.findings:
         context.notice(finding)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from parhelion.errors import MetadataError
-from parhelion.jobs._ctf_fit import Source
+from parhelion.jobs._ctf_fit import Source, keeps_frames
 from parhelion.jobs._micrographs import largest_shape
 from parhelion.registry import Estimate
 
@@ -129,7 +129,7 @@ def estimate_of(params: "Params") -> Estimate:
     frames, rows, columns = largest_shape(paths[:LOOKED_AT])
     pixels = rows * columns
     spectrum = params.spectrum_size**2
-    kept = 4 * frames * pixels if used.movies else 0
+    kept = 4 * frames * pixels if used.movies and keeps_frames(frames, (rows, columns)) else 0
     seconds = SECONDS_PER_FILE + SECONDS_PER_MEGAPIXEL * pixels * (frames if used.movies else 1) / 1e6
     return Estimate(
         memory_bytes=60 * spectrum,

@@ -29,7 +29,7 @@ def test_twelve_spectra_agree_with_ctffind4(test_data: Path, changes: dict[str, 
     with (folder / "reference.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert len(rows) == 12
-    for row in rows:
+    for row in rows if not changes else rows[::4]:
         stack = open_stack(folder / row["power_spectrum"])
         made = given_spectrum(stack.read(np.array([0]))[0], stack.pixel_size_angstrom or 1.3996)
         found = fit_ctf(made, optics, FitSettings(**changes))  # type: ignore[arg-type]
