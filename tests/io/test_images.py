@@ -108,8 +108,8 @@ def test_format_by_content(test_data: Path, tmp_path: Path) -> None:
     (tmp_path / "a.xyz").write_text("nothing")
     with pytest.raises(FormatError, match=r"no known format; known extensions are .*\.mrcs"):
         format_of(tmp_path / "a.xyz")
-    with pytest.raises(FormatError, match=r"particles cannot be written as \.cs; choose \.star"):
-        output_format(tmp_path / "a.cs", "particles")
+    with pytest.raises(FormatError, match=r"cannot be written as \.xyz; choose \.cs, \.par, \.star"):
+        output_format(tmp_path / "a.xyz", "particles")
 
 
 def test_mask_that_does_not_fit(test_data: Path) -> None:

@@ -174,7 +174,7 @@ def test_relion_reads_what_is_written(table: Path, tmp_path: Path, version: str)
     [
         ("relion31.star", 5, 1, 2.806),
         ("relion31.6opticsgroups.star", 139, 6, 1.25),
-        ("relion5.star", 15, 1, 0.89),
+        ("relion5.star", 17, 1, 0.89),
         ("sample_particles_relion30.star", 17, 2, 1.338),
         ("sample_particles_relion31.star", 17, 2, 1.4),
         ("ap_s_c2d_red.star", 9, 1, 3.54),
