@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from parhelion.errors import InputError
-from parhelion.io.mrc import read_volume, write_volume
+from parhelion.io.mrc import open_stack, read_volume, write_volume
 from parhelion.model.volume import Volume
 
 
@@ -32,3 +32,24 @@ def test_inputs_of_one_name_are_refused(run, molecule, tmp_path) -> None:
     copy.write_bytes(molecule.read_bytes())
     with pytest.raises(InputError, match="two inputs are called molecule"):
         run("flip_hand", input=[molecule, copy])
+
+
+def test_particles_follow(run, molecule, tmp_path) -> None:
+    """Projections of the mirrored map at the new poses are those of the map at the old ones."""
+    made = run("simulate_particles", model=molecule, count=10, output=tmp_path / "made").outputs
+    result = run("flip_hand", input=made["reference"], particles=made["truth"])
+    before = run("project_map", input=made["reference"], particles=made["truth"], output=tmp_path / "b")
+    after = run(
+        "project_map",
+        input=result.outputs["maps"][0],
+        particles=result.outputs["particles"],
+        output=tmp_path / "a",
+    )
+    images = [open_stack(r.outputs["images"]).read(np.arange(10)) for r in (before, after)]
+    np.testing.assert_allclose(images[0], images[1], atol=1e-3 * np.abs(images[0]).max())
+    # at the old poses the mirrored map shows something else
+    other = run(
+        "project_map", input=result.outputs["maps"][0], particles=made["truth"], output=tmp_path / "o"
+    )
+    wrong = open_stack(other.outputs["images"]).read(np.arange(10))
+    assert np.abs(wrong - images[0]).max() > 0.1 * np.abs(images[0]).max()

@@ -2,13 +2,14 @@
 
 Cryo-EM cannot tell a molecule from its mirror image; flip the map where helices turn to the left. Give a map
 together with its half maps and mask, and all are mirrored alike. The mirror inverts x about the centre of
-the box.
+the box. Particles can follow: they get the poses at which the mirrored map shows what they saw before.
 """
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from parhelion.errors import InputError
-from parhelion.jobs._inputs import Maps
+from parhelion.jobs._inputs import Maps, ParticlesFile
 from parhelion.jobs._maps import voxels
 from parhelion.registry import Estimate, JobParams, Output, Result, declare, option
 
@@ -20,9 +21,15 @@ class Params(JobParams):
     """What the job takes."""
 
     input: Maps = option(help="one or more maps", short="i")
+    particles: ParticlesFile | None = option(
+        None, help="particles with poses in the frame of the maps", default_text="none"
+    )
 
 
-OUTPUTS = (Output(name="maps", file="*.mrc", help="the mirrored maps, under their names"),)
+OUTPUTS = (
+    Output(name="maps", file="*.mrc", help="the mirrored maps, under their names"),
+    Output(name="particles", file="particles.star", help="the particles' new poses", optional=True),
+)
 
 
 def estimate(params: Params) -> Estimate:
@@ -33,8 +40,9 @@ def estimate(params: Params) -> Estimate:
 
 def run(context: "Context", params: Params) -> Result:
     """Mirror each map about voxel n // 2 and write it."""
-    from parhelion.algorithms.hand import mirror_x
+    from parhelion.algorithms.hand import mirror_x, poses_of_other_hand
     from parhelion.io import mrc
+    from parhelion.io.particles import read_particles, write_particles
 
     names = [path.stem for path in params.input]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -48,7 +56,15 @@ def run(context: "Context", params: Params) -> Result:
         mrc.write_volume(written[-1], flipped)
         context.report.slices(flipped, name)
         context.progress("mirror", number + 1, len(names))
-    return Result(figures={"maps": len(written)}, outputs={"maps": written})
+    outputs: dict[str, Path | list[Path]] = {"maps": written}
+    if params.particles is not None:
+        notes: list[str] = []
+        particles = read_particles(params.particles, notes=notes)
+        for note in notes:
+            context.notice(note)
+        write_particles(context.path("particles"), poses_of_other_hand(particles))
+        outputs["particles"] = context.path("particles")
+    return Result(figures={"maps": len(written)}, outputs=outputs)
 
 
 JOB = declare(__name__, __doc__, params=Params, run=run, estimate=estimate, outputs=OUTPUTS)
