@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from parhelion.errors import InputError, ParameterError
-from parhelion.io.mrc import StackWriter
+from parhelion.io.mrc import StackWriter, write_volume
 from parhelion.io.star import read_star
+from parhelion.model.volume import Volume
 
 PIXEL, SHAPE, RADIUS = 6.0, (300, 330), 60.0
 SPOTS = np.array([(x, y) for x in (60, 130, 200, 270) for y in (50, 120, 190, 250)], dtype=float)
@@ -100,6 +101,50 @@ def test_noise_boxes_avoid_particles(run, tmp_path) -> None:
     distance = np.hypot(*(found[:, None] - SPOTS[None]).transpose(2, 0, 1)).min(axis=1) * PIXEL
     assert distance.min() > 80
     assert np.all(np.diff(table["rlnAutopickFigureOfMerit"]) <= 0)
+
+
+def test_templates_from_a_map_and_from_classes(run, tmp_path) -> None:
+    """An asymmetric molecule: found with the view and turn that RELION's columns state."""
+    rng = np.random.default_rng(3)
+    z, y, x = np.indices((32, 32, 32)) - 16
+    data = np.zeros((32, 32, 32))
+    centres = rng.uniform(-7, 7, (10, 3))
+    for centre in centres - centres.mean(axis=0):
+        data += np.exp(-((z - centre[0]) ** 2 + (y - centre[1]) ** 2 + (x - centre[2]) ** 2) / 8)
+    write_volume(tmp_path / "map.mrc", Volume(data=data.astype(np.float32), pixel_size_angstrom=PIXEL))
+    view = data.sum(axis=0)
+    image = rng.normal(size=SHAPE)
+    for at_x, at_y in SPOTS.astype(int):
+        image[at_y - 16 : at_y + 16, at_x - 16 : at_x + 16] -= 4 * view / view.std() / 3
+    path = write(tmp_path / "m.mrc", image.astype(np.float32))
+    common = {"input": [path], "method": "template", "maximum_radius": 80.0, "rotations": 12}
+    by_map = run("pick", reference=tmp_path / "map.mrc", angular_step=45.0, **common, output=tmp_path / "a")
+    found, table = positions(by_map.folder)
+    # the nearest of few views is not the true one
+    assert recovered(found, within=5.0) == (len(SPOTS), 0)
+    assert {"rlnClassNumber", "rlnAnglePsi"} <= set(table)
+    with StackWriter(tmp_path / "classes.mrcs", 1, (32, 32), PIXEL) as writer:
+        writer.write(0, -view[None].astype(np.float32))
+    by_class = run(
+        "pick",
+        templates=tmp_path / "classes.mrcs",
+        template_contrast="black",
+        **common,
+        output=tmp_path / "b",
+    )
+    found, table = positions(by_class.folder)
+    assert recovered(found) == (len(SPOTS), 0)
+    turn = np.asarray(table["rlnAnglePsi"]) % 360
+    assert np.mean(np.minimum(turn, 360 - turn) <= 30) > 0.9
+    assert set(table["rlnClassNumber"]) == {1}
+
+
+def test_a_radius_far_too_small_is_told(run, tmp_path) -> None:
+    path = write(tmp_path / "m.mrc", image_of(height=2.0))
+    result = run(
+        "pick", input=[path], maximum_radius=30.0, characteristic_radius=20.0, avoid_abnormal_means=False
+    )
+    assert any("is it too small" in notice for notice in result.notices)
 
 
 def test_a_damaged_micrograph_is_left_out_and_named(run, tmp_path) -> None:

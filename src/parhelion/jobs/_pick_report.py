@@ -18,6 +18,8 @@ SHOWN_ROWS = 200
 NAMED = 10
 THUMBNAIL_PX = 256
 SMOOTH_ANGSTROM = 4.0
+LARGE = "larger than a particle"
+MANY_LARGE = 0.4
 CROWDED = 0.6
 """Share of the densest possible packing beyond which picks look like a grid rather than particles."""
 
@@ -92,6 +94,13 @@ def tell(
         context.notice(
             f"no particles were found in {len(empty)} of {len(outcome.done())} micrographs "
             f"({_named(empty)}): only ice or contamination, a wrong radius or contrast, a high threshold"
+        )
+    large = sum(row["refused"].get(LARGE, 0) for row in outcome.done())
+    picked = sum(len(row["x"]) for row in outcome.done())
+    if large > MANY_LARGE * (picked + large):
+        context.notice(
+            f"{large} of {picked + large} blobs are larger than a particle of the maximum radius, "
+            f"{radius_angstrom:g} Å, and were left out: is it too small?"
         )
     densest = 1 / (0.5 * math.sqrt(3) * radius_angstrom**2)
     crowded = [

@@ -139,7 +139,7 @@ class Params(JobParams):
         True, help="refuse large dark areas and peaks whose local mean is unlike the others'", group=REFUSE
     )
     reject_large: bool = option(
-        True, help="refuse blobs that answer as well to a disc of 1.5 maximum radii", group=REFUSE
+        True, help="refuse blobs that answer to a disc of 1.5 maximum radii nearly as well", group=REFUSE
     )
     min_edge_distance: int | None = option(
         None,

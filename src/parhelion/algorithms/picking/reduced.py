@@ -49,6 +49,13 @@ class ReducedMicrograph:
         """Positions ``(n, 2)`` (x, y) of the micrograph as ``(y, x)`` on this grid."""
         return (np.asarray(xy, np.float64)[:, ::-1] - self.origin_yx) / self.scale_yx
 
+    def edge_distance_of(self, yx: np.ndarray) -> np.ndarray:
+        """Distance ``(n,)`` of positions ``(n, 2)`` (y, x) of this grid from the nearest edge, in the
+        micrograph's pixels."""
+        xy = self.to_micrograph(yx)
+        far = np.array(self.micrograph_shape[::-1]) - 0.5
+        return np.minimum(xy + 0.5, far - xy).min(axis=1)
+
     def distance_from_edge_px(self) -> np.ndarray:
         """Distance ``(y, x)`` of each pixel from the nearest edge, in the micrograph's pixels; negative
         in the margins."""

@@ -25,7 +25,7 @@ Method = Literal["blob", "template", "gaussian"]
 RADIUS_RATIO = 1.2
 POLARITY_SIGMAS = 4.0
 LARGE_RADII = 1.5
-LARGE_SHARE = 0.9
+LARGE_SHARE = 0.6
 QUIET_NOISE = 1.5
 NOISE_WINDOW_RADII = 3.0
 
@@ -137,9 +137,10 @@ def pick_micrograph(
         )
     edge = settings.edge_distance_px
     edge = radius / pixel_size_angstrom if edge is None else edge
-    allowed = (micrograph.distance_from_edge_px() >= edge) & ~masked
+    # a pixel more, since peaks are finer than pixels
+    allowed = (micrograph.distance_from_edge_px() >= edge - max(micrograph.scale_yx)) & ~masked
     scored = _score(micrograph, ctf, settings, maps, masked, templates)
-    return _choose(micrograph, scored, settings, maps, allowed, ctf, templates)
+    return _choose(micrograph, scored, settings, maps, allowed, edge, ctf, templates)
 
 
 def _score(
@@ -191,6 +192,7 @@ def _choose(
     settings: PickSettings,
     maps: LocalMaps,
     allowed: np.ndarray,
+    edge_px: float,
     ctf: PickingCtf | None,
     templates: Templates | None,
 ) -> Picks:
@@ -198,7 +200,11 @@ def _choose(
     distance_yx = (radius / micrograph.pixel_yx_angstrom[0], radius / micrograph.pixel_yx_angstrom[1])
 
     def peaks(where: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return find_peaks(scored.score, where, threshold=settings.threshold_sigmas, distance_yx=distance_yx)
+        yx, height = find_peaks(
+            scored.score, where, threshold=settings.threshold_sigmas, distance_yx=distance_yx
+        )
+        inner = micrograph.edge_distance_of(yx) >= edge_px
+        return yx[inner], height[inner]
 
     yx, height = peaks(allowed)
     found = len(yx)
