@@ -290,11 +290,22 @@ def estimate(params: Params) -> Estimate:
 
     found = read_micrographs(params.input, pixel_size_angstrom=params.pixel_size, needs=("pixel_size",))
     _, height, width = largest_shape(found.path[:: max(1, len(found) // 50)])
+    pixel = found.optics[0].pixel_size_angstrom
+    templates = (
+        _template_bytes(params, height * width * pixel**2, pixel) if params.method == "template" else 0
+    )
     return Estimate(
-        memory_bytes=200_000_000 if params.method == "template" else 50_000_000,
-        per_thread_bytes=BYTES_PER_PIXEL * height * width + 50_000_000,
+        memory_bytes=50_000_000 + (200_000_000 if templates else 0),
+        per_thread_bytes=BYTES_PER_PIXEL * height * width + 50_000_000 + templates,
         disk_bytes=20_000 * len(found) + 1_500_000 * min(params.pictures, len(found)),
     )
+
+
+def _template_bytes(params: Params, area_angstrom2: float, pixel_size: float) -> int:
+    """The maps of the templates' principal basis: it has a third as many members as the circle has pixels."""
+    pixel = max(0.5 * (params.highest_resolution or RESOLUTION["template"]), pixel_size)
+    members = max(8.0, 3.15 * (params.maximum_radius / pixel) ** 2 / 3)
+    return int(4 * members * 1.2 * area_angstrom2 / pixel**2)
 
 
 def run(context: "Context", params: Params) -> Result:
