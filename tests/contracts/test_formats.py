@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from parhelion.errors import InputError, OutputError, ParhelionError
+from parhelion.io.cistem_binary import write_cistem_binary
 from parhelion.io.formats import FORMATS, format_of
 from parhelion.io.frealign import write_par
 from parhelion.io.mrc import StackWriter, write_volume
@@ -115,6 +116,10 @@ def make_cistem(path: Path) -> None:
     )
 
 
+def make_cistem_binary(path: Path) -> None:
+    write_cistem_binary(path, some_particles(path.parent))
+
+
 def make_par(path: Path) -> None:
     write_par(path, some_particles(path.parent))
 
@@ -147,6 +152,7 @@ EXAMPLES: dict[str, tuple[str, Callable[[Path], None]]] = {
     "star30": ("a.star", make_star30),
     "cs": ("a.cs", make_cs),
     "par": ("a.par", make_par),
+    "cistem-binary": ("a.cistem", make_cistem_binary),
 }
 
 

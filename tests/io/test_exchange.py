@@ -4,6 +4,7 @@ No ``.par`` of FREALIGN is at hand: examples here are built from its published c
 """
 
 import shutil
+import struct
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,14 @@ from parhelion.io.particles import read_particles, with_box
 from parhelion.model.particles import OpticsGroup, ParticleSet, Views
 from parhelion.model.table import Table
 
-PROGRAMS = {"star": ".star", "star30": ".star", "cistem": ".star", "cs": ".cs", "par": ".par"}
+PROGRAMS = {
+    "star": ".star",
+    "star30": ".star",
+    "cistem": ".star",
+    "cs": ".cs",
+    "par": ".par",
+    "cistem-binary": ".cistem",
+}
 FACTS = ImageFacts(
     stack=Path("a.mrcs"), voltage_kv=300.0, spherical_aberration_mm=2.7, amplitude_contrast=0.07
 )
@@ -110,7 +118,8 @@ def test_every_way_and_back(tmp_path: Path, some: ParticleSet, first: str, secon
         write(path, given)
         given = read_particles(path)
     assert_same(given, some, degrees=0.002, angstrom=2e-4)
-    assert stated_contrast(given) == "black"
+    if "cistem-binary" not in (first, second):
+        assert stated_contrast(given) == "black"
     if "par" not in (first, second):
         np.testing.assert_array_equal(given.half, some.half)
         np.testing.assert_array_equal(given.class_number, some.class_number)
@@ -132,7 +141,7 @@ def test_any_pose_survives(tmp_path: Path, rows: list[tuple[float, ...]], phase_
     values = np.array(rows)
     values[0, 3] += 1.0  # a table of zeros alone counts as one without poses
     before = particles(tmp_path, values[:, :3], values[:, 3:], phase_deg=phase_deg)
-    for program in ("par", "cistem", "cs"):
+    for program in ("par", "cistem", "cistem-binary", "cs"):
         path = tmp_path / f"any{PROGRAMS[program]}"
         write = FORMATS[program].write
         assert write is not None
@@ -238,6 +247,33 @@ def test_facts_in_comments_of_cistem_1(tmp_path: Path) -> None:
     path.write_text(head.replace("200.0", "20000") + PAR)
     with pytest.raises(MetadataError, match="Beam energy"):
         read_particles(path)
+
+
+def test_binary_of_cistem_is_laid_out_as_published(tmp_path: Path, some: ParticleSet) -> None:
+    """Counts, identifiers and types, then rows; a column that is not known is passed over."""
+    path = tmp_path / "a.cistem"
+    write = FORMATS["cistem-binary"].write
+    assert write is not None
+    write(path, some)
+    content = path.read_bytes()
+    assert struct.unpack_from("<iiqB", content) == (33, 7, 1, 9)
+    rows = [struct.pack("<IfffffffdI", i + 1, 10, 20, 30, 1, -2, 9000, 8000, 0.5, 7) for i in range(3)]
+    bits = [(0, 9), (23, 3), (22, 3), (2, 3), (3, 3), (4, 3), (5, 3), (6, 3), (50, 6), (32, 9)]
+    head = struct.pack("<ii", len(bits), 3) + b"".join(struct.pack("<qB", 1 << b, c) for b, c in bits)
+    path.write_bytes(head + b"".join(rows))
+    with pytest.raises(MetadataError, match="lacks cisTEMDefocusAngle"):
+        read_particles(path)
+    bits[8] = (7, 6)
+    head = struct.pack("<ii", len(bits), 3) + b"".join(struct.pack("<qB", 1 << b, c) for b, c in bits)
+    head = head.replace(struct.pack("<q", 1 << 32), struct.pack("<q", 1 << 51))
+    path.write_bytes(head + b"".join(rows))
+    notes: list[str] = []
+    facts = replace(FACTS, pixel_size_angstrom=1.5)
+    found = FORMATS["cistem-binary"].read(path, None, notes, facts=facts)
+    np.testing.assert_allclose(found.rotation[0], rotations.from_relion(10, 20, 30)[0])
+    np.testing.assert_allclose(found.shift_xyz_angstrom[0], [-1, 2, 0])
+    assert found.views.defocus_angle_deg.tolist() == [0.5] * 3
+    assert "1 columns of an unknown kind" in notes[0]
 
 
 def test_what_other_programs_cannot_hold_is_refused_or_said(tmp_path: Path, some: ParticleSet) -> None:

@@ -56,10 +56,6 @@ def read_cistem(
     table = next((t for t in blocks.values() if POSITION in t), None)
     if table is None:
         raise MetadataError(f"{path} is no table of cisTEM: {POSITION} is missing")
-    require(path, table, (*DEFOCI, *POSES, *SHIFTS))
-    for label in REFUSED:
-        if label in table and np.any(numbers(path, table, label)):
-            raise MetadataError(f"{path}: {label} is set, which is not supported")
     given = facts or ImageFacts(stack=None if stack is None else Path(stack))
     return cistem_set(path, table, pixel_size_angstrom, notes, given, facts_in_comments(path, "#"))
 
@@ -76,6 +72,10 @@ def cistem_set(
 
     ``given`` facts overrule the columns, these the ``stated`` ones of comments.
     """
+    require(path, table, (*DEFOCI, *POSES, *SHIFTS))
+    for label in REFUSED:
+        if label in table and np.any(numbers(path, table, label)):
+            raise MetadataError(f"{path}: {label} is set, which is not supported")
     table = _active(path, table, notes)
     given = given or ImageFacts()
     columns = {"rlnImageName": _image_names(path, table, given, stated)}

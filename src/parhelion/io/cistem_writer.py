@@ -61,14 +61,28 @@ def write_cistem(path: Path | str, particles: ParticleSet, notes: list[str] | No
     written.
     """
     path = Path(path)
+    columns = cistem_table(path, particles, notes if notes is not None else [])
+    lines = [
+        f"# {line}"
+        for line in ("Written by parhelion", *comment_lines(particles, str(columns["StackFilename"][0])))
+    ]
+    lines += ["", "data_", "", "loop_"]
+    lines += [f"_cisTEM{label} #{i}" for i, (label, _) in enumerate(LAYOUT, 1)]
+    write_rows(path, lines, [columns[label] for label, _ in LAYOUT], " ".join(form for _, form in LAYOUT))
+
+
+def cistem_table(path: Path, particles: ParticleSet, notes: list[str]) -> dict[str, np.ndarray]:
+    """Every column of a cisTEM table at ``path`` by its name without prefix; ``notes`` gets what is left out.
+
+    Raises MetadataError for what such a table cannot express.
+    """
     check_expressible(path, particles, PROGRAM)
     views = particles.views
     texts = stack_texts(path, views.image_path)
     used = np.unique(views.path_id).tolist()
-    found = notes if notes is not None else []
-    found += notes_on_losses(path, particles, PROGRAM)
+    notes += notes_on_losses(path, particles, PROGRAM)
     if len(used) > 1:
-        found.append(
+        notes.append(
             f"{path.name}: the images lie in {len(used)} stacks, while cisTEM's programs take one; "
             "--new-stack writes it"
         )
@@ -85,10 +99,7 @@ def write_cistem(path: Path | str, particles: ParticleSet, notes: list[str] | No
     columns["Best2DClass"] = zero.astype(np.int64) if classes is None else classes
     columns["AssignedSubset"] = zero.astype(np.int64) if half is None else half
     columns |= {label: carried(path, particles, f"cisTEM{label}", n) for label, n in CARRIED.items()}
-    lines = [f"# {line}" for line in ("Written by parhelion", *comment_lines(particles, texts[used[0]]))]
-    lines += ["", "data_", "", "loop_"]
-    lines += [f"_cisTEM{label} #{i}" for i, (label, _) in enumerate(LAYOUT, 1)]
-    write_rows(path, lines, [columns[label] for label, _ in LAYOUT], " ".join(form for _, form in LAYOUT))
+    return columns
 
 
 def cistem_columns(path: Path, particles: ParticleSet) -> dict[str, np.ndarray]:

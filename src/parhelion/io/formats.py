@@ -11,6 +11,7 @@ from parhelion.catalogue import Registry
 from parhelion.errors import FormatError, InputError
 from parhelion.io import (
     cistem,
+    cistem_binary,
     cistem_writer,
     cryosparc,
     cryosparc_writer,
@@ -146,6 +147,15 @@ _register(
     sniff=lambda head: _is_star(head) and b"_cisTEMPositionInStack" in head,
     read=cistem.read_cistem,
     write=cistem_writer.write_cistem,
+    takes_facts=True,
+)
+_register(
+    name="cistem-binary",
+    kind="particles",
+    extensions=(".cistem",),
+    sniff=cistem_binary.is_cistem_binary,
+    read=cistem_binary.read_cistem_binary,
+    write=cistem_binary.write_cistem_binary,
     takes_facts=True,
 )
 _register(

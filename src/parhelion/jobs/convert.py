@@ -29,6 +29,7 @@ EXTENSIONS = {
     "star": ".star",
     "star30": ".star",
     "cistem": ".star",
+    "cistem-binary": ".cistem",
     "cs": ".cs",
     "par": ".par",
 }
@@ -43,11 +44,13 @@ class Params(JobParams):
     """What the job takes."""
 
     input: Files = option(help="one or more files", short="i")
-    to: Literal["mrc", "mrcs", "tiff", "star", "star30", "cistem", "cs", "par"] | None = option(
-        None,
-        help="format to write (mrc: map, mrcs: images, star: RELION 3.1, star30: RELION 3.0, "
-        "cistem: cisTEM's STAR, cs: cryoSPARC, par: FREALIGN)",
-        default_text="mrc for maps, mrcs for images, star for particles",
+    to: Literal["mrc", "mrcs", "tiff", "star", "star30", "cistem", "cistem-binary", "cs", "par"] | None = (
+        option(
+            None,
+            help="format to write (mrc: map, mrcs: images, star: RELION 3.1, star30: RELION 3.0, "
+            "cistem: cisTEM's STAR, cistem-binary: the same in binary, cs: cryoSPARC, par: FREALIGN)",
+            default_text="mrc for maps, mrcs for images, star for particles",
+        )
     )
     pixel_size: float | None = option(
         None,
