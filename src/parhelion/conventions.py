@@ -247,6 +247,13 @@ DIFFERENCES = (
         "io/test_exchange.py::test_columns_of_par",
     ),
     Difference(
+        "rows of TIFF files",
+        "TIFF",
+        "a page begins with the top row, an MRC section with the bottom row",
+        "pages are turned upside down on reading and writing, as RELION and IMOD do; EER frames, as in RELION, not",
+        "io/test_movies.py::test_relion_reads_the_same",
+    ),
+    Difference(
         "shifts before 3.1",
         "RELION",
         "`rlnOriginX`, `rlnOriginY` in pixels",

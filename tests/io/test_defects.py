@@ -80,7 +80,7 @@ def test_serialem_usable_area_and_cut_frames(text: Callable[[str], Path]) -> Non
 def test_image_of_defects(tmp_path: Path) -> None:
     bad = np.zeros((5, 7), np.uint8)
     bad[1, 2], bad[4, 0] = 1, 3
-    tifffile.imwrite(tmp_path / "d.tif", bad)
+    tifffile.imwrite(tmp_path / "d.tif", bad[::-1])
     np.testing.assert_array_equal(read_defects(tmp_path / "d.tif", (5, 7)), bad > 0)
     turned = read_defects(tmp_path / "d.tif", (7, 5), rotation=1)
     np.testing.assert_array_equal(turned, np.rot90(bad > 0, -1))

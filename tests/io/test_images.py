@@ -32,7 +32,7 @@ def test_tiff(tmp_path: Path, compression: str | None, dtype: str) -> None:
     tifffile.imwrite(path, images, compression=compression, photometric="minisblack")
     stack = open_tiff(path)
     assert stack.shape == (4, 6, 9) and stack.pixel_size_angstrom is None
-    np.testing.assert_array_equal(stack.read(np.array([3, 0])), images[[3, 0]])
+    np.testing.assert_array_equal(stack.read(np.array([3, 0])), images[[3, 0], ::-1])
     with pytest.raises(FormatError, match="points at image 5 of"):
         stack.read(np.array([4]))
 

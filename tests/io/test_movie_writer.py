@@ -35,7 +35,7 @@ def test_other_programs_read_the_files(tmp_path, counts):
         assert len(tiff.pages) == 4
         assert tiff.pages[0].compression.name == "LZW"
         assert tiff.pages[0].dtype == np.uint8
-        assert np.array_equal(tiff.asarray(), counts)
+        assert np.array_equal(tiff.asarray()[:, ::-1], counts)
     write_movie(tmp_path / "a.mrc", iter(counts), 4, SHAPE, np.uint8, 1.0)
     with mrcfile.open(tmp_path / "a.mrc") as mrc:
         assert mrc.header.mode == 1

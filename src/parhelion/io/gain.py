@@ -1,11 +1,8 @@
 """Gain and dark references of detectors: MRC or TIFF, the ``.gain`` files of EER cameras among them.
 
-A gain reference is multiplied. It must lie as the movie's frames do, which parhelion reads as they are
-stored: the first row of an MRC file is the bottom of the image, that of a TIFF or EER file its top. A
-reference in the other kind of file than its movie is therefore mirrored in y (flip 1). ``rotation`` and
-``flip`` do what RELION's ``--gain_rot`` and ``--gain_flip`` do to the stored reference. But RELION turns TIFF
-movies upside down when it reads them: for a TIFF movie with an MRC gain, RELION's flips 0, 1 and 2 are here
-flip 1, flip 0, and flip 0 with two quarter turns more.
+A gain reference is multiplied. MRC and TIFF references are read as images and movies are (TIFF turned upside
+down), ``.gain`` files as stored, as the EER movies that they belong to. ``rotation`` and ``flip`` do what
+RELION's ``--gain_rot`` and ``--gain_flip`` do.
 """
 
 from pathlib import Path

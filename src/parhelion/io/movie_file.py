@@ -17,8 +17,8 @@ class MovieFile:
     """``count`` frames of ``shape`` (y, x) that stay in their file until they are read.
 
     ``pixel_size_angstrom`` is None where the file does not say, ``notes`` are what the reader had to assume.
-    Rows and columns are as they lie in the file; ``rows_from_top`` says whether the format's first row is the
-    top of the image (TIFF, EER) or its bottom (MRC). Threads may share a movie; a copy in another process
+    ``rows_from_top`` says whether the first row of a frame is the top of the image (EER) or its bottom (MRC,
+    and TIFF, which is turned upside down on reading). Threads may share a movie; a copy in another process
     opens the file itself.
     """
 
@@ -92,11 +92,13 @@ class MrcMovie(MovieFile):
 
 
 class TiffMovie(MovieFile):
-    """The pages of a TIFF file, which stays open.
+    """The pages of a TIFF file, which stays open, their last row first (``io/tiff``).
 
     Bytes of the size of 4-bit super-resolution frames of half the width are unpacked, as IMOD and RELION do.
     Raises FormatError where the file is damaged, holds colours, or pages of different size.
     """
+
+    rows_from_top = False
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -143,4 +145,4 @@ class TiffMovie(MovieFile):
         except Exception as error:
             # a damaged file makes the library fail in many ways
             raise FormatError(f"frame {index + 1} of {self.path} cannot be read: {error}") from error
-        return unpack(image, self.shape[1]) if self._packed else image
+        return (unpack(image, self.shape[1]) if self._packed else image)[::-1]

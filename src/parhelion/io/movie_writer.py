@@ -26,8 +26,8 @@ def write_movie(
 
     The suffix chooses the format: ``.tif`` compressed without loss (LZW), uint8 or uint16; ``.mrc`` plain,
     counts below 256 as 16-bit signed integers (mode 1, which every program reads), others as unsigned ones
-    (mode 6). Rows are stored in the order of the arrays. Raises OutputError where the file cannot be
-    written, ParameterError for another suffix, type or number of frames.
+    (mode 6). TIFF pages begin with the last row, as ``io/tiff`` reads them. Raises OutputError where the
+    file cannot be written, ParameterError for another suffix, type or number of frames.
     """
     path = Path(path)
     kind = np.dtype(dtype)
@@ -61,7 +61,7 @@ def _write_tiff(
         with tifffile.TiffWriter(partial, bigtiff=big) as writer:
             for frame in frames:
                 writer.write(
-                    np.ascontiguousarray(frame, dtype=kind),
+                    np.ascontiguousarray(frame[::-1], dtype=kind),
                     photometric="minisblack",
                     compression="lzw",
                     resolution=(per_centimetre, per_centimetre),

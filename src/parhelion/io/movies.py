@@ -1,9 +1,9 @@
 """Movies of direct detectors: MRC, TIFF and EER, one frame at a time.
 
-Frames come as they lie in the file, first row first. MRC files have their first row at the bottom, TIFF and
-EER files at the top, so the same exposure stored in both is mirrored in y. RELION turns TIFF movies (not EER)
-upside down when it reads them, and IMOD does; parhelion does not: pixel (y, x) of an array is row y, column x
-of the file. A gain reference must lie as its movie does (see ``io.gain``).
+MRC files begin with the bottom row of the image, TIFF files with the top row: TIFF pages are turned upside
+down on reading, as RELION and IMOD do, so that an exposure is the same array, and the molecule has the same
+hand, from either file. EER frames come as stored, as in RELION. A gain reference must lie as its movie does
+(see ``io.gain``).
 """
 
 from pathlib import Path

@@ -1,4 +1,8 @@
-"""TIFF stacks of grey images. Compressed pages are read one by one; contrast and values stay as they are."""
+"""TIFF stacks of grey images. Compressed pages are read one by one; contrast and values stay as they are.
+
+A TIFF page begins with the top of the image, an MRC section with its bottom. Pages are turned upside down on
+reading and writing, as RELION and IMOD do: an exposure is the same array whichever file it comes from.
+"""
 
 import math
 from collections.abc import Iterable
@@ -29,7 +33,7 @@ class _Pages:
         images = np.empty((len(index), *self.shape[1:]), dtype=np.float32)
         with open_file(self.path) as tiff:
             for row, number in enumerate(index.tolist()):
-                images[row] = _page(self.path, tiff, number)
+                images[row] = _page(self.path, tiff, number)[::-1]
         return images
 
 
@@ -123,7 +127,7 @@ def open_tiff(path: Path | str) -> ImageStack:
 
 
 def read_first_page(path: Path | str) -> tuple[np.ndarray, int]:
-    """The first page ``(y, x)`` float32 of a TIFF file, and how many pages it has, whatever the others are.
+    """The first page ``(y, x)`` float32 of a TIFF file as stored, and how many pages it has.
 
     Raises FormatError where the file is damaged or its first page is no grey image.
     """
@@ -176,7 +180,7 @@ def write_tiff(
     with atomic_path(path) as partial:
         tifffile.imwrite(
             partial,
-            (np.asarray(image, dtype=np.float32) for chunk in chunks for image in chunk),
+            (np.asarray(image, dtype=np.float32)[::-1] for chunk in chunks for image in chunk),
             shape=shape,
             dtype=np.float32,
             bigtiff=math.prod(shape) * 4 > 2**32 - 2**25,

@@ -5,8 +5,7 @@ potential shifts the phase of the electrons, the CTF of each particle's own defo
 (protein dark), on top of the noise of the ice itself. The field drifts, fast at first, and moves locally;
 radiation damages the particles from frame to frame; the detector counts electrons (Poisson) with uneven
 sensitivity and a few defects. Everything that is true of the movies is in the folder truth. Positions there
-count from the middle of the first pixel, rows in the order of the files, in the first frame. RELION turns
-TIFF movies upside down when it reads them (and mirrors the molecule): give it --format mrc.
+count from the middle of the first pixel, rows from the bottom of the image, in the first frame.
 """
 
 import math
