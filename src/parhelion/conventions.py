@@ -250,7 +250,7 @@ DIFFERENCES = (
         "rows of TIFF files",
         "TIFF",
         "a page begins with the top row, an MRC section with the bottom row",
-        "pages are turned upside down on reading and writing, as RELION and IMOD do; EER frames, as in RELION, not",
+        "pages are turned upside down on reading and writing, as in RELION and IMOD; EER frames are not",
         "io/test_movies.py::test_relion_reads_the_same",
     ),
     Difference(
