@@ -207,8 +207,8 @@ DIFFERENCES = (
     Difference(
         "y axis",
         "cryoSPARC",
-        "positions in micrographs count from the bottom; pixels, CTF and poses do not",
-        "particles are read without a flip, positions are not read",
+        "positions in micrographs may count from the bottom; pixels, CTF and poses do not",
+        "particles are read without a flip, positions kept as fractions: `convert --positions`",
         "test_conventions.py::test_cryosparc_table_equals_relions_of_the_same_particles",
     ),
     Difference(

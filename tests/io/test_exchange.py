@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from parhelion.errors import FormatError, MetadataError, OutputError
 from parhelion.geometry import rotations
 from parhelion.io.cistem_writer import write_cistem
-from parhelion.io.cryosparc import UID, read_cryosparc, stated_contrast
+from parhelion.io.cryosparc import UID, read_cryosparc, stated_contrast, with_coordinates
 from parhelion.io.exchange import ImageFacts, with_contrast
 from parhelion.io.formats import FORMATS
 from parhelion.io.frealign import read_par, write_par
@@ -383,3 +383,56 @@ def test_relion_reconstructs_what_came_through_other_programs(tmp_path: Path, pr
     density = read_volume(tmp_path / "map.mrc", pixel).data
     found = np.array(np.unravel_index(int(density.argmax()), density.shape))[::-1] - box // 2
     np.testing.assert_array_equal(found, point)
+
+
+def cryosparc_tables(folder: Path, some: ParticleSet) -> tuple[Path, Path]:
+    """A job's table without CTF, and its passthrough table, in another order, with CTF and positions."""
+    write = FORMATS["cs"].write
+    assert write is not None
+    write(folder / "whole.cs", some)
+    whole = np.load(folder / "whole.cs", allow_pickle=False)
+    main = [n for n in whole.dtype.names if not n.startswith("ctf/")]
+    with (folder / "J5_particles.cs").open("wb") as stream:
+        np.save(stream, np.ascontiguousarray(whole[main]).astype([(n, whole.dtype[n]) for n in main]))
+    rest = ["uid", *(n for n in whole.dtype.names if n.startswith("ctf/"))]
+    place = [("location/micrograph_path", "S20"), ("location/micrograph_shape", "<u4", (2,))]
+    place += [("location/center_x_frac", "<f4"), ("location/center_y_frac", "<f4")]
+    more = np.zeros(len(whole), [*((n, whole.dtype[n]) for n in rest), *place])
+    for name in rest:
+        more[name] = whole[name]
+    more["location/micrograph_path"], more["location/micrograph_shape"] = b">S1/a.mrc", (3000, 4000)
+    more["location/center_x_frac"], more["location/center_y_frac"] = 0.25, 0.125
+    with (folder / "J5_passthrough_particles.cs").open("wb") as stream:
+        np.save(stream, more[::-1].copy())
+    (folder / "whole.cs").unlink()
+    return folder / "J5_particles.cs", folder / "J5_passthrough_particles.cs"
+
+
+def test_passthrough_of_cryosparc_is_joined(tmp_path: Path, some: ParticleSet) -> None:
+    main, passthrough = cryosparc_tables(tmp_path, some)
+    notes: list[str] = []
+    found = read_particles(main, notes=notes)
+    assert_same(found, some, degrees=0.002, angstrom=2e-4)
+    assert "taken from J5_passthrough_particles.cs" in " ".join(notes)
+    others = np.load(passthrough, allow_pickle=False)
+    others["uid"] += 1
+    with passthrough.open("wb") as stream:
+        np.save(stream, others)
+    with pytest.raises(MetadataError, match="passthrough table beside it"):
+        read_particles(main)
+
+
+def test_positions_of_cryosparc(tmp_path: Path, some: ParticleSet) -> None:
+    found = read_particles(cryosparc_tables(tmp_path, some)[0])
+    assert found.extra["rlnMicrographName"].tolist() == ["S1/a.mrc"] * 7
+    for flipped, y in ((False, 375), (True, 2625)):
+        placed = with_coordinates(found, flipped).extra
+        assert (placed["rlnCoordinateX"][0], placed["rlnCoordinateY"][0]) == (1000, y)
+    write = FORMATS["cs"].write
+    assert write is not None
+    write(tmp_path / "again.cs", found)
+    again = np.load(tmp_path / "again.cs", allow_pickle=False)
+    assert again["location/center_y_frac"].tolist() == [0.125] * 7
+    assert again["location/micrograph_shape"].tolist() == [[3000, 4000]] * 7
+    with pytest.raises(MetadataError, match="do not say where they lay"):
+        with_coordinates(some, flipped=False)

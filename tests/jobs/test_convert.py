@@ -156,3 +156,29 @@ def test_options_that_ask_for_nothing_are_refused(run, particles, molecule, tmp_
         run("convert", input=particles, new_stack=True, radius=50.0)
     with pytest.raises(InputError, match="is a volume; options on images and optics"):
         run("convert", input=molecule, new_stack=True, output=tmp_path / "v")
+
+
+def test_positions_of_cryosparc_become_coordinates(run, particles, tmp_path) -> None:
+    (table,) = run("convert", input=particles, to="cs", output=tmp_path / "cs").outputs["files"]
+    before = np.load(table, allow_pickle=False)
+    place = [("location/micrograph_shape", "<u4", (2,)), ("location/center_x_frac", "<f4")]
+    place += [("location/center_y_frac", "<f4")]
+    fields = [(name, before.dtype[name]) for name in before.dtype.names]
+    placed = np.zeros(len(before), [*fields, *place])
+    for name in before.dtype.names:
+        placed[name] = before[name]
+    placed["location/micrograph_shape"] = (100, 200)
+    placed["location/center_x_frac"], placed["location/center_y_frac"] = 0.5, 0.25
+    with table.open("wb") as stream:
+        np.save(stream, placed)
+    for positions, expected in (("coordinates", (100, 25)), ("flipped", (100, 75)), ("fractions", None)):
+        (star,) = run("convert", input=table, positions=positions, output=tmp_path / positions).outputs[
+            "files"
+        ]
+        rows = read_star(star)["particles"]
+        if expected is None:
+            assert "rlnCoordinateX" not in rows and rows["cryosparcCenterYFrac"][0] == 0.25
+        else:
+            assert (rows["rlnCoordinateX"][0], rows["rlnCoordinateY"][0]) == expected
+    with pytest.raises(InputError, match="do not say where they lay"):
+        run("convert", input=particles, positions="flipped", output=tmp_path / "no")

@@ -6,12 +6,16 @@ Conventions, as far as they differ from RELION's:
 - ``alignments3D/shift`` is ``rlnOriginX``/``Y``, in pixels of ``alignments3D/psize_A``.
 - ``alignments3D/split`` counts from 0, ``class`` too, ``blob/idx`` too; angles of the CTF are in radians.
 - ``blob/sign`` is the factor that makes protein white; ``stated_contrast`` gives it to who reads images.
-- Images lie in their files as RELION reads them: pixels, CTF and poses need no flip. Only positions of
-  particles in micrographs (``location/center_y_frac``, counted from the bottom) would; they are not read.
+- Images lie in their files as RELION reads them: pixels, CTF and poses need no flip. Positions of particles
+  in micrographs (``location``, fractions of the micrograph) do or do not, depending on who wrote the
+  micrographs; they are kept as they are, and ``with_coordinates`` makes RELION's of them.
+- A job's table may lack fields that its ``passthrough`` table holds; rows belong together by ``uid``.
 - A leading ``>`` of ``blob/path`` marks an imported file; the path is relative to the project's folder.
 """
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -36,6 +40,9 @@ DIRECT = {
     "ctf/df2_A": "rlnDefocusV",
     "ctf/bfactor": "rlnCtfBfactor",
 }
+LOCATION = ("location/center_x_frac", "location/center_y_frac", "location/micrograph_shape")
+FRACTIONS = ("cryosparcCenterXFrac", "cryosparcCenterYFrac")
+SHAPE = ("cryosparcMicrographShapeY", "cryosparcMicrographShapeX")
 IN_RADIANS = {"ctf/df_angle_rad": "rlnDefocusAngle", "ctf/phase_shift_rad": "rlnPhaseShift"}
 NEUTRAL = {
     "ctf/tilt_A": 0.0,
@@ -52,12 +59,15 @@ def read_cryosparc(
     path: Path | str, pixel_size_angstrom: float | None = None, notes: list[str] | None = None
 ) -> ParticleSet:
     """Particles of a ``.cs`` file; arguments and errors as ``parhelion.io.particles.read_particles``."""
-    path = Path(path)
-    records = _records(path)
+    path, notes = Path(path), notes if notes is not None else []
+    records = _complete(path, _records(path), notes)
     names = records.dtype.names or ()
     missing = [name for name in REQUIRED if name not in names]
     if missing:
-        raise MetadataError(f"{path} lacks {', '.join(missing)}; found: {', '.join(names)}")
+        raise MetadataError(
+            f"{path} lacks {', '.join(missing)}; found: {', '.join(names)}. Put the job's passthrough table "
+            "beside it, which may have them"
+        )
     if not len(records):
         raise MetadataError(f"{path} holds no particles")
     for field, value in NEUTRAL.items():
@@ -79,8 +89,67 @@ def read_cryosparc(
         columns[UID] = np.array([str(uid) for uid in records["uid"].tolist()], dtype=object)
     if "blob/sign" in names:
         columns[SIGN] = _single(records["blob/sign"])
-    columns |= _alignment(records)
-    return particle_set(path, None, Table(columns), pixel_size_angstrom, notes if notes is not None else [])
+    columns |= _alignment(records) | _location(path, records)
+    return particle_set(path, None, Table(columns), pixel_size_angstrom, notes)
+
+
+def _complete(path: Path, records: np.ndarray, notes: list[str]) -> np.ndarray:
+    """The records with the fields that they lack from a passthrough table in the same folder, if there is one
+    for the same particles."""
+    names = records.dtype.names or ()
+    missing = [name for name in REQUIRED if name not in names]
+    if not missing or "uid" not in names:
+        return records
+    for other in sorted(path.absolute().parent.glob("*passthrough*.cs")):
+        more = _records(other)
+        extra = [name for name in more.dtype.names or () if name not in names]
+        if "uid" not in (more.dtype.names or ()) or not set(missing) <= set(extra):
+            continue
+        order = np.argsort(more["uid"])
+        at = order[np.clip(np.searchsorted(more["uid"], records["uid"], sorter=order), 0, len(more) - 1)]
+        if not len(more) or not np.array_equal(more["uid"][at], records["uid"]):
+            continue
+        fields: list[Any] = [(name, records.dtype[name]) for name in names]
+        joined = np.zeros(len(records), [*fields, *((name, more.dtype[name]) for name in extra)])
+        for name in names:
+            joined[name] = records[name]
+        for name in extra:
+            joined[name] = more[name][at]
+        notes.append(f"{path.name}: {len(extra)} fields were taken from {other.name}")
+        return joined
+    return records
+
+
+def _location(path: Path, records: np.ndarray) -> dict[str, np.ndarray]:
+    """Micrograph of each particle, and its position there as fractions."""
+    names = records.dtype.names or ()
+    columns: dict[str, np.ndarray] = {}
+    if "location/micrograph_path" in names:
+        texts = _texts(path, records, "location/micrograph_path")
+        if all(texts):
+            columns["rlnMicrographName"] = np.array([text.lstrip(">") for text in texts], dtype=object)
+    if all(name in names for name in LOCATION):
+        columns |= {label: _single(records[name]) for name, label in zip(LOCATION, FRACTIONS)}
+        shape = records["location/micrograph_shape"].astype(np.int64)
+        columns |= {SHAPE[0]: shape[:, 0], SHAPE[1]: shape[:, 1]}
+    return columns
+
+
+def with_coordinates(particles: ParticleSet, flipped: bool) -> ParticleSet:
+    """The particles with ``rlnCoordinateX`` and ``Y`` in pixels of their micrographs.
+
+    ``flipped`` counts y from the other end: so where cryoSPARC's micrographs lie upside down to those in use.
+    Raises MetadataError for particles that do not say where they were.
+    """
+    if not all(label in particles.extra for label in (*FRACTIONS, *SHAPE)):
+        raise MetadataError(
+            f"the particles do not say where they lay in their micrographs ({', '.join(LOCATION)} are "
+            "missing)"
+        )
+    x, y = (np.asarray(particles.extra[label], np.float64) for label in FRACTIONS)
+    height, width = (np.asarray(particles.extra[label], np.float64) for label in SHAPE)
+    columns = {"rlnCoordinateX": x * width, "rlnCoordinateY": (1 - y if flipped else y) * height}
+    return replace(particles, extra=particles.extra.with_columns(columns))
 
 
 def stated_contrast(particles: ParticleSet) -> str | None:
@@ -97,17 +166,21 @@ def _single(values: np.ndarray) -> np.ndarray:
     return np.array([float(str(value)) for value in values.astype(np.float32)])
 
 
-def _image_names(path: Path, records: np.ndarray) -> np.ndarray:
+def _texts(path: Path, records: np.ndarray, field: str) -> list[str]:
     try:
-        files = [
-            value.decode() if isinstance(value, bytes) else str(value)
-            for value in records["blob/path"].tolist()
+        return [
+            value.decode() if isinstance(value, bytes) else str(value) for value in records[field].tolist()
         ]
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{path}: {field} holds no text: {error}") from error
+
+
+def _image_names(path: Path, records: np.ndarray) -> np.ndarray:
+    files = _texts(path, records, "blob/path")
+    try:
         index = records["blob/idx"].astype(np.int64)
-    except (UnicodeDecodeError, ValueError, TypeError) as error:
-        raise FormatError(
-            f"{path}: blob/path and blob/idx are no names and numbers of images: {error}"
-        ) from error
+    except (ValueError, TypeError) as error:
+        raise FormatError(f"{path}: blob/idx holds no numbers of images: {error}") from error
     return np.array(
         [f"{i + 1:06d}@{file.lstrip('>')}" for file, i in zip(files, index.tolist())], dtype=object
     )
@@ -126,8 +199,9 @@ def _alignment(records: np.ndarray) -> dict[str, np.ndarray]:
         columns |= dict(zip(ORIGIN_ANGSTROM, shift.T))
     if "alignments3D/split" in names and len(np.unique(records["alignments3D/split"])) > 1:
         columns["rlnRandomSubset"] = records["alignments3D/split"].astype(np.int64) + 1
-    if "alignments3D/class" in names:
-        columns["rlnClassNumber"] = records["alignments3D/class"].astype(np.int64) + 1
+    for kind in ("alignments2D/class", "alignments3D/class"):
+        if kind in names:
+            columns["rlnClassNumber"] = records[kind].astype(np.int64) + 1
     return columns
 
 

@@ -8,8 +8,9 @@ import numpy as np
 
 from parhelion.geometry import rotations
 from parhelion.io.atomic import atomic_path
-from parhelion.io.cryosparc import UID
+from parhelion.io.cryosparc import FRACTIONS, LOCATION, SHAPE, UID
 from parhelion.io.exchange import check_expressible, notes_on_losses, stack_texts, states_white
+from parhelion.io.relion_optics import numbers
 from parhelion.model.particles import ParticleSet
 
 PROGRAM = "cryoSPARC"
@@ -36,6 +37,7 @@ def write_cryosparc(path: Path | str, particles: ParticleSet, notes: list[str] |
         **_images(path, particles, -1.0 if white is False else 1.0),
         **_ctf(particles),
         **_alignment(path, particles, found),
+        **_location(path, particles),
     }
     fields: list[Any] = [(name, values.dtype.str, values.shape[1:]) for name, values in columns.items()]
     records = np.zeros(len(particles), dtype=fields)
@@ -107,6 +109,20 @@ def _ctf(particles: ParticleSet) -> dict[str, np.ndarray]:
     }
     for name, terms in {"shift_A": 2, "tilt_A": 2, "trefoil_A": 2, "tetra_A": 4, "anisomag": 4}.items():
         columns[f"ctf/{name}"] = np.zeros((count, terms), "<f4")
+    return columns
+
+
+def _location(path: Path, particles: ParticleSet) -> dict[str, np.ndarray]:
+    """Micrographs, and positions in them where the input came from cryoSPARC."""
+    extra, columns = particles.extra, {}
+    if "rlnMicrographName" in extra:
+        names = [str(name).encode() for name in extra["rlnMicrographName"]]
+        columns["location/micrograph_path"] = np.array(names)
+    if all(label in extra for label in (*FRACTIONS, *SHAPE)):
+        for name, label in zip(LOCATION, FRACTIONS):
+            columns[name] = numbers(path, extra, label).astype("<f4")
+        shape = [numbers(path, extra, label) for label in SHAPE]
+        columns[LOCATION[2]] = np.stack(shape, axis=1).astype("<u4")
     return columns
 
 

@@ -65,6 +65,12 @@ class Params(JobParams):
         help="how protein looks in the images, which par, cistem and cs pass on; auto takes what the table "
         "says, or looks at the images where that is needed",
     )
+    positions: Literal["fractions", "coordinates", "flipped"] = option(
+        "fractions",
+        help="positions in micrographs that cryoSPARC gives: kept as its fractions, as RELION's coordinates, "
+        "or as coordinates with y counted from the other end, for micrographs that lie upside down "
+        "to its own",
+    )
     stack: File | None = option(
         None, help="the stack of images", default_text="as the table says", group=LEFT_OUT
     )
@@ -222,6 +228,7 @@ def _change(
     context: "Context", params: Params, stack: "Path"
 ) -> "Callable[[ParticleSet], ParticleSet] | None":
     """What happens to particles between reading and writing."""
+    from parhelion.io.cryosparc import with_coordinates
     from parhelion.io.exchange import states_white, with_contrast
     from parhelion.jobs._new_stack import rewritten
     from parhelion.jobs._particles import contrast_of
@@ -232,6 +239,8 @@ def _change(
             particles = with_contrast(particles, params.contrast == "white")
         elif needed and states_white(particles) is None:
             particles = with_contrast(particles, contrast_of(particles, "auto", context) == "white")
+        if params.positions != "fractions":
+            particles = with_coordinates(particles, params.positions == "flipped")
         return rewritten(context, params, particles, stack) if params.new_stack else particles
 
     return change
