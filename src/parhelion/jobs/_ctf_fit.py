@@ -53,7 +53,7 @@ class Plan:
 
 
 def keeps_frames(count: int, shape: tuple[int, int]) -> bool:
-    """Whether a movie's frames stay in memory between their survey and their use; else they are read again."""
+    """Whether a movie's frames stay in memory between survey and use; else they are read again."""
     return 4 * count * shape[0] * shape[1] <= KEPT_BYTES
 
 

@@ -166,13 +166,16 @@ def fast_size(least: int) -> int:
 def _power(image: np.ndarray, tile: int, size: int) -> torch.Tensor:
     """Mean power ``(size, size)`` of an image, its transform sampled some times as finely as the spectrum."""
     times = max(1, math.ceil(max(image.shape) / tile - CROPPED_FRACTION))
-    transform = torch.fft.rfft2(_framed(image, times * tile))
+    edge = times * tile
     reach, beside, odd = times * size // 2, times // 2, times % 2
-    rows = torch.arange(-reach - beside, reach - beside + 1 - odd) % transform.shape[0]
     # the mates of negative columns are not looked up: they only enter the axis, which no fit uses
-    columns = torch.arange(-beside, reach + times - beside + 1 - odd).abs_()
-    part = transform[rows][:, columns.clamp_max_(transform.shape[1] - 1)]
-    half = _blocks(_blocks(part.real.square() + part.imag.square(), times, 0), times, 1)
+    columns = torch.arange(-beside, reach + times - beside + 1 - odd).abs_().clamp_max_(edge // 2)
+    rows = torch.arange(-reach - beside, reach + beside + 1 - odd)[: times * size + 1 - odd] % edge
+    # along y only the columns that are kept
+    along = torch.fft.rfft(_framed(image, edge), n=edge, dim=1)[:, : int(columns.max()) + 1]
+    part = torch.fft.fft(along, n=edge, dim=0).index_select(0, rows)
+    power = (part.real.square() + part.imag.square()).index_select(1, columns)
+    half = _blocks(_blocks(power, times, 0), times, 1)
     mates = half.roll(-1, 0).flip(0)
     return torch.cat([mates[:, 1:].flip(1), half[:, :-1]], dim=1) / float(image.size)
 
@@ -186,25 +189,19 @@ def _blocks(power: torch.Tensor, times: int, axis: int) -> torch.Tensor:
 
 
 def _framed(image: np.ndarray, edge: int) -> torch.Tensor:
-    """The image about its mean, its borders faded out, cropped or padded to a square of ``edge`` pixels."""
+    """The image about its mean, its borders faded out, cropped to at most ``edge`` pixels."""
     values = torch.from_numpy(np.ascontiguousarray(image))
     for axis in range(2):
         if values.shape[axis] > edge:
             values = values.narrow(axis, (values.shape[axis] - edge) // 2, edge)
-    values = (values - values.mean(dtype=torch.float64).float()) * _taper(values.shape[0])[:, None]
-    values *= _taper(values.shape[1])
-    if tuple(values.shape) == (edge, edge):
-        return values
-    padded = torch.zeros((edge, edge))
-    padded[: values.shape[0], : values.shape[1]] = values
-    return padded
-
-
-def _taper(length: int) -> torch.Tensor:
-    """1 inside, falling to 0 as a cosine over TAPER_FRACTION at both ends."""
-    width = max(1, round(TAPER_FRACTION * length))
-    edge = 0.5 - 0.5 * torch.cos(math.pi * (torch.arange(width) + 0.5) / width)
-    taper = torch.ones(length)
-    taper[:width] = edge
-    taper[-width:] = edge.flip(0)
-    return taper
+    # NumPy's float32 mean adds pairwise, which is exact enough and fast
+    values = values - float(values.numpy().mean())
+    for axis in range(2):
+        width = max(1, round(TAPER_FRACTION * values.shape[axis]))
+        ramp = 0.5 - 0.5 * torch.cos(math.pi * (torch.arange(width) + 0.5) / width)
+        first, last = ramp, ramp.flip(0)
+        if axis == 0:
+            first, last = first[:, None], last[:, None]
+        values.narrow(axis, 0, width).mul_(first)
+        values.narrow(axis, values.shape[axis] - width, width).mul_(last)
+    return values
