@@ -1,4 +1,4 @@
-"""What the benchmarks of motion correction share: simulated movies, RELION and this package on them, tracks."""
+"""What the benchmarks of motion correction share: simulated movies, both programs on them, tracks."""
 
 import os
 import subprocess
@@ -70,8 +70,7 @@ def run_relion(data: Path, out: Path, case: Case, threads: int) -> Run:
         "relion_run_motioncorr", "--use_own", "--i", "movies.star", "--o", f"{out}/", "--angpix", "1",
         "--voltage", "300", "--dose_per_frame", str(case.dose_per_frame), "--dose_weighting",
         "--patch_x", "5", "--patch_y", "5", "--j", str(threads),
-        # RELION turns TIFF movies upside down, the gain reference in an MRC file it does not
-        *(["--gainref", "gain.mrc", "--gain_flip", "1"] if case.gain else []),
+        *(["--gainref", "gain.mrc"] if case.gain else []),
     ]  # fmt: skip
     cpu, peak = _timed(words, data)
     return Run(cpu_s=cpu, peak_bytes=peak, folder=out / "movies")
@@ -91,7 +90,7 @@ def _timed(words: list[str], folder: Path) -> tuple[float, int]:
 
 @dataclass(frozen=True, kw_only=True)
 class TrackErrors:
-    """Root-mean-square errors per axis in pixels, means removed: whole frames, and 7 × 7 places of the field."""
+    """Root-mean-square errors per axis in pixels, means removed: of whole frames, and at 7 × 7 places."""
 
     whole_px: float
     places_px: float
@@ -101,24 +100,21 @@ def errors(data: Path, run: Run, number: int, relion: bool) -> TrackErrors:
     """Errors of movie ``number`` (from 1)."""
     truth = read_motion(data / "truth" / f"movie_{number:04d}_shifts.star")
     found = read_motion(run.folder / f"movie_{number:04d}{'' if relion else '_shifts'}.star")
-    # RELION's y axis of TIFF movies runs the other way
-    sign = np.array([1.0, -1.0]) if relion else np.ones(2)
-    whole = _without_mean(found.shift_px * sign - truth.shift_px)
-    places = _without_mean(_field(found, sign) - _field(truth, np.ones(2)))
+    whole = _without_mean(found.shift_px - truth.shift_px)
+    places = _without_mean(_field(found) - _field(truth))
     return TrackErrors(
         whole_px=float(np.sqrt((whole**2).mean())), places_px=float(np.sqrt((places**2).mean()))
     )
 
 
-def _field(motion: MotionMetadata, sign: np.ndarray) -> np.ndarray:
-    """Shifts ``(frames, 7, 7, 2)`` at the same places whichever way y runs."""
+def _field(motion: MotionMetadata) -> np.ndarray:
+    """Shifts ``(frames, 7, 7, 2)`` at places of the field."""
     y, x = np.meshgrid(PLACES, PLACES, indexing="ij")
-    shifts = np.repeat(motion.shift_px[:, None, None], len(PLACES), axis=1)
-    shifts = np.repeat(shifts, len(PLACES), axis=2)
-    if motion.local_px is not None:
-        local = LocalMotion(coefficients=motion.local_px)
-        shifts = shifts + np.stack([local.shift_px(float(z), x, sign[1] * y) for z in range(motion.count)])
-    return shifts * sign
+    shifts = np.broadcast_to(motion.shift_px[:, None, None], (motion.count, *x.shape, 2))
+    if motion.local_px is None:
+        return shifts
+    local = LocalMotion(coefficients=motion.local_px)
+    return shifts + np.stack([local.shift_px(float(z), x, y) for z in range(motion.count)])
 
 
 def _without_mean(values: np.ndarray) -> np.ndarray:

@@ -2,10 +2,10 @@
 
     python benchmarks/quality/motion.py --data FOLDER [--count 3] [--size 2048] [--frames 20] [--work FOLDER]
 
-Three cases: 1 e⁻ per pixel and frame, half of that with more drift, and frames in which the detector's pattern
-was left. Errors are root mean squares per axis in pixels, the mean over the frames removed: of the track of
-whole frames, and of whole-frame and local motion together at 7 × 7 places of the field. CPU time is that of
-the whole program for all movies of a case.
+Three cases: 1 e⁻ per pixel and frame, half of that with more drift, and frames in which the detector's
+pattern was left. Errors are root mean squares per axis in pixels, the mean over the frames removed: of the
+track of whole frames, and of whole-frame and local motion together at 7 × 7 places of the field. CPU time
+is that of the whole program for all movies of a case.
 """
 
 import sys
@@ -15,6 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
+
 from common import hardware, parser, relion_version, show_table
 from movies import CASES, errors, run_ours, run_relion, simulate
 

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from parhelion.run.context import Context
 
 SHOWN = 12
+DETAILED = 3
 LABELS = {
     "shifts": "rlnMicrographMetadata",
     "spectrum": "rlnCtfPowerSpectrum",
@@ -72,10 +73,11 @@ def report_motion(context: "Context", outcome: "Outcome") -> None:
         if found:
             report.gallery([p for p, _ in found], [name for _, name in found], title)
     tracks = report.section("Tracks")
-    for i, row in zip(numbers, rows):
-        _track(tracks, outcome.names[int(i)], row)
-    if len(rows) > SHOWN:
-        tracks.text(f"The first {SHOWN} of {len(rows)} movies; all shifts are in the files *_shifts.star.")
+    _tracks(tracks, {outcome.names[int(i)]: row for i, row in zip(numbers, rows)})
+    for i, row in list(zip(numbers, rows))[:DETAILED]:
+        _local(tracks, outcome.names[int(i)], row)
+    if len(rows) > DETAILED:
+        tracks.text("All shifts are in the files *_shifts.star.")
 
 
 def _overview(context: "Context", outcome: "Outcome") -> None:
@@ -103,24 +105,27 @@ def _overview(context: "Context", outcome: "Outcome") -> None:
     (section if len(rows) <= SHOWN else section.section("All movies", folded=True)).table(table, heads)
 
 
-def _track(section: Any, name: str, row: dict[str, Any]) -> None:
-    """The way of the whole frame, and of nine places of the field with local motion."""
+def _tracks(section: Any, rows: dict[str, dict[str, Any]]) -> None:
+    """The ways of whole frames."""
+    import numpy as np
+
+    shifts = {name: np.array(row["shift_angstrom"]) for name, row in rows.items()}
+    lines = {name: (shift[:, 0], shift[:, 1]) for name, shift in shifts.items() if len(shift) > 1}
+    if lines:
+        section.curve(
+            lines, x_label="x (Å)", y_label="y (Å)", title="Shift of whole frames from the middle one"
+        )
+
+
+def _local(section: Any, name: str, row: dict[str, Any]) -> None:
+    """Shifts of five places of the field beyond those of the whole frames."""
     import numpy as np
 
     from parhelion.algorithms.motion.polynomial import LocalMotion
 
-    shift = np.array(row["shift_angstrom"])
-    if len(shift) < 2:
-        return
-    frame = np.arange(1, len(shift) + 1)
-    section.curve(
-        {"x": (frame, shift[:, 0]), "y": (frame, shift[:, 1])},
-        x_label="frame",
-        y_label="shift (Å)",
-        title=f"{name}: shift of whole frames",
-    )
     if row["local"] is None:
         return
+    frame = np.arange(1, len(row["shift_angstrom"]) + 1)
     local = LocalMotion(coefficients=np.array(row["local"]))
     # pictures show the first row at the bottom
     places = {"left bottom": (-0.4, -0.4), "right bottom": (0.4, -0.4), "middle": (0.0, 0.0)}

@@ -35,6 +35,8 @@ UNRESOLVED = 0.9
 """Where |M|² is closer to its greatest value than this, moving and fixed cannot be told apart."""
 
 
+ENOUGH = 0.99
+"""Share of the information about shifts that the rings in use hold; the finest ones cost most and add least."""
 Factors = Callable[[tuple[int, int]], tuple[float, np.ndarray | None]]
 """For a range of rows: the likelihood, and the pattern's factors of the slope where there is a pattern."""
 
@@ -219,6 +221,24 @@ def _smooth(values: np.ndarray, points: np.ndarray) -> np.ndarray:
     return np.asarray(np.convolve(values * points, window, mode="same") / np.maximum(weight, 1e-12))
 
 
+def ring_information(frames: Frames, powers: Powers) -> np.ndarray:
+    """What each ring ``(shells,)`` tells about shifts: the factor of ``Likelihood.information``."""
+    ratio, band = powers.signal / powers.noise, frames.band
+    per_point = (2 * np.pi * band.shell_frequency) ** 2 * ratio**2 / (ratio * frames.squares + 1)
+    return np.asarray(band.shell_count * per_point)
+
+
+def useful_limit(frames: Frames, powers: Powers) -> float | None:
+    """The frequency up to which rings hold ENOUGH of the information; None where no ring holds any."""
+    # early and late frames differ in amplitude: a ring counts by what the least damaged frames get from it
+    told = ring_information(frames, powers) * (frames.amplitude.astype(np.float64) ** 2).max(axis=0)
+    told *= frames.squares
+    if not told.any():
+        return None
+    ring = int(np.searchsorted(np.cumsum(told), ENOUGH * told.sum()))
+    return float(frames.band.shell_frequency[min(ring, len(told) - 1)])
+
+
 @dataclass(frozen=True, kw_only=True)
 class Likelihood:
     """The likelihood of shifts under given powers, its slope and its expected curvature."""
@@ -305,15 +325,9 @@ class Likelihood:
         ``Σ_k ½ (2πk)² · 2 S/(N D) (δ_ij q_i² Σq² − q_i² q_j²)``; its null vector is a common shift.
         """
         q2 = self.frames.amplitude.astype(np.float64) ** 2
-        weight = self.ring_information()
+        weight = ring_information(self.frames, self.powers)
         cross = (q2 * weight) @ q2.T
         return np.asarray(np.diag((q2 * weight * q2.sum(axis=0)).sum(axis=1)) - cross)
-
-    def ring_information(self) -> np.ndarray:
-        """The factor of each ring ``(shells,)`` in ``information``."""
-        ratio, band = self.powers.signal / self.powers.noise, self.frames.band
-        per_point = (2 * np.pi * band.shell_frequency) ** 2 * ratio**2 / (ratio * self.frames.squares + 1)
-        return np.asarray(band.shell_count * per_point)
 
     def climb(
         self,

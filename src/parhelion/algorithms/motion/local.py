@@ -12,13 +12,20 @@ from functools import partial
 
 import numpy as np
 
-from parhelion.algorithms.motion.likelihood import Frames, Likelihood, Powers, climb, powers_of_rings
+from parhelion.algorithms.motion.likelihood import (
+    Frames,
+    Likelihood,
+    Powers,
+    climb,
+    powers_of_rings,
+    useful_limit,
+)
 from parhelion.algorithms.motion.patches import Patches, cut_patches
 from parhelion.algorithms.motion.polynomial import TERMS, LocalMotion, basis
 from parhelion.contracts import Executor
 
 STAGES = 3
-MOST_GROUPS = 12
+MOST_GROUPS = 8
 """Frames, already aligned as wholes, are added up in runs to at most so many: local motion is slow."""
 PARAMETERS = 2 * TERMS
 OUTLIER = 8.0
@@ -107,10 +114,9 @@ class _Fit:
         found = np.zeros((TERMS, 2))
         for stage in range(STAGES):
             powers = self.powers(found, kept)
-            rings = np.flatnonzero((powers.signal > 0) & (self.patches.band.shell_count > 0))
-            if not len(rings):
+            limit = coarse if stage == 0 else useful_limit(self.patches.frames[0], powers)
+            if limit is None:
                 return found
-            limit = coarse if stage == 0 else float(self.patches.band.shell_frequency[rings[-1]])
             likelihoods = [
                 Likelihood(frames=f.up_to(limit), powers=powers)
                 for f, keep in zip(self.patches.frames, kept, strict=True)

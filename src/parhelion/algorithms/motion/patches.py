@@ -106,7 +106,7 @@ def _windows(length: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     """First points of ``count`` windows over ``length`` points, and the window: flat, with sine flanks."""
     pitch = length / (count + OVERLAP)
     flank = round(OVERLAP * pitch)
-    size = min(int(pitch) + flank, length)
+    size = scipy.fft.prev_fast_len(min(int(pitch) + flank, length), real=True)
     starts = np.rint(np.linspace(0, length - size, count)).astype(int)
     window = np.ones(size, np.float32)
     rise = np.sin(0.5 * np.pi * (np.arange(flank) + 0.5) / max(flank, 1))

@@ -14,7 +14,7 @@ from parhelion.contracts import Cancel, Executor, SerialExecutor
 from parhelion.errors import ParameterError
 
 WEIGHT_POINTS = 1024
-SAME_FIELD_PX = 0.1
+SAME_FIELD_PX = 0.2
 """Neighbouring frames whose local motion differs less than this are warped together, as one image."""
 
 

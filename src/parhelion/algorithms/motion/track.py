@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from parhelion.algorithms.motion.likelihood import Frames, Likelihood, Powers, measure_powers
+from parhelion.algorithms.motion.likelihood import Frames, Likelihood, Powers, measure_powers, useful_limit
 from parhelion.algorithms.motion.search import SearchSettings, first_tracks
 
 STAGES = 6
@@ -163,12 +163,9 @@ def _refine(frames: Frames, start: np.ndarray, settings: TrackSettings, stages: 
 
 
 def _useful(frames: Frames, powers: Powers) -> Frames:
-    """The frames up to the last ring with a measurable signal."""
-    band = frames.band
-    rings = np.flatnonzero((powers.signal > 0) & (band.shell_count > 0))
-    if not len(rings) or rings[-1] > 0.9 * len(powers.signal):
-        return frames
-    return frames.up_to(float(band.shell_frequency[rings[-1]]))
+    """The frames up to the last ring that matters."""
+    limit = useful_limit(frames, powers)
+    return frames if limit is None else frames.up_to(limit)
 
 
 def _smoothed(fit: _Fit, settings: TrackSettings) -> _Fit:

@@ -36,7 +36,7 @@ def moved_transform(
         for part in (ramp(fy, shift_px[1:2].astype(float)), ramp(fx, shift_px[:1].astype(float)))
     )
     if shape[0] % 2 == 0:
-        # the shift of the Nyquist row cannot be told from its opposite: keep the transform that of a real frame
+        # the Nyquist row cannot tell a shift from its opposite: the frame must stay real
         factor_y[shape[0] // 2] = factor_y[shape[0] // 2].real
     if spline:
         factor_y = factor_y * (3 / (2 + np.cos(2 * np.pi * fy)))
