@@ -151,8 +151,7 @@ def estimate(params: Params) -> Estimate:
 
 def run(context: "Context", params: Params) -> Result:
     """Sharpen, mask, write and show."""
-    from parhelion.algorithms.hand import mirror_x
-    from parhelion.algorithms.masking import apply_mask, undo_gridding
+    from parhelion.algorithms.masking import undo_gridding
     from parhelion.algorithms.postprocess.flatten import FlattenSettings, flattened
     from parhelion.io import mrc
 
@@ -167,30 +166,41 @@ def run(context: "Context", params: Params) -> Result:
         post_bfactor_angstrom2=params.post_bfactor,
         cutoff_angstrom=cutoff,
         edge_angstrom=params.filter_edge,
-        sigma=params.sigma or None,
     )
     found = flattened(volume, None if mask is None else mask.data, settings, merit)
-    result, shown_mask = found.map, mask
-    if mask is not None:
-        result = apply_mask(
-            result,
-            mask.data,
-            outside_weight=params.outside_weight,
-            outside_lowpass_angstrom=params.outside_lowpass,
-        )
-    if params.invert_hand:
-        # mask and map are mirrored together, so that they still belong together
-        result, shown_mask = mirror_x(result), None if mask is None else mirror_x(mask)
+    result, mask = _finished(params, found.map, mask)
     outputs = {"map": context.path("map"), "spectrum": context.path("spectrum")}
     mrc.write_volume(context.path("map"), result)
-    if shown_mask is not None:
-        mrc.write_volume(context.path("mask"), shown_mask)
+    if mask is not None:
+        mrc.write_volume(context.path("mask"), mask)
         outputs["mask"] = context.path("mask")
-        context.report.slices(shown_mask, "Mask")
+        context.report.slices(mask, "Mask")
     _write_spectrum(context, found)
     _show(context, found, volume, result)
     figures = {"cutoff_angstrom": cutoff, "sigma": float(result.data.std())}
     return Result(figures=figures, outputs=outputs)
+
+
+def _finished(params: Params, volume: "Volume", mask: "Volume | None") -> "tuple[Volume, Volume | None]":
+    """The sharpened map inside the mask, at its scale and hand, and the mask in the same hand."""
+    from parhelion.algorithms.hand import mirror_x
+    from parhelion.algorithms.masking import apply_mask
+    from parhelion.model.volume import Volume
+
+    if mask is not None:
+        volume = apply_mask(
+            volume,
+            mask.data,
+            outside_weight=params.outside_weight,
+            outside_lowpass_angstrom=params.outside_lowpass,
+        )
+    deviation = float(volume.data.std(dtype="float64"))
+    if params.sigma and deviation > 0:
+        scaled = (volume.data * (params.sigma / deviation)).astype("float32")
+        volume = Volume(data=scaled, pixel_size_angstrom=volume.pixel_size_angstrom)
+    if not params.invert_hand:
+        return volume, mask
+    return mirror_x(volume), None if mask is None else mirror_x(mask)
 
 
 def _mask(params: Params, volume: "Volume") -> "Volume | None":

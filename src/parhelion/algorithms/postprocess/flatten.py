@@ -24,8 +24,7 @@ class FlattenSettings:
 
     Up to ``flatten_from_angstrom`` they are multiplied by exp(−B s²/4) with ``pre_bfactor_angstrom2``; from
     there on they are made flat (None: left as they are) and fall with ``post_bfactor_angstrom2``. The
-    low-pass at ``cutoff_angstrom`` (None: none) has a cosine edge of ``1 / edge_angstrom``. ``sigma`` is the
-    standard deviation of the result (None: whatever comes out).
+    low-pass at ``cutoff_angstrom`` (None: none) has a cosine edge of ``1 / edge_angstrom``.
     """
 
     flatten_from_angstrom: float | None = 8.0
@@ -33,7 +32,6 @@ class FlattenSettings:
     post_bfactor_angstrom2: float = 0.0
     cutoff_angstrom: float | None = None
     edge_angstrom: float = 20.0
-    sigma: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("flatten_from_angstrom", "cutoff_angstrom", "edge_angstrom"):
@@ -88,11 +86,6 @@ def flattened(
     if settings.cutoff_angstrom is not None:
         gain = gain * lowpass_envelope(radius, settings.cutoff_angstrom, 1 / settings.edge_angstrom)
     result = apply_envelope(data, gain.to(torch.float32))
-    if settings.sigma is not None:
-        deviation = float(result.std(dtype=np.float64))
-        result = (result - result.mean(dtype=np.float64)) * (
-            settings.sigma / deviation if deviation > 0 else 1.0
-        )
     result = result.astype(np.float32)
     after = amplitude_spectrum(result if mask is None else result * np.asarray(mask, np.float32))
     return FlattenedMap(
