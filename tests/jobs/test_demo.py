@@ -1,4 +1,4 @@
-"""demo: a molecule is made, imaged, solved and compared, without any input."""
+"""demo: a molecule is made, movies of it are simulated, solved and compared, without any input."""
 
 import numpy as np
 import pytest
@@ -9,11 +9,14 @@ from parhelion.geometry.symmetry import symmetry_group
 from parhelion.io.mrc import read_volume
 
 TINY = {
-    "count": 60,
-    "box": 32,
-    "pixel_size": 5,
+    "count": 2,
+    "size": 320,
+    "frames": 4,
+    "dose_per_frame": 9,
+    "particles_per_movie": 24,
+    "pixel_size": 4,
+    "final_pixel_size": 5,
     "diameter": 110,
-    "snr": 1.0,
     "starts": 1,
     "rounds": 2,
     "max_rounds": 1,
@@ -22,13 +25,34 @@ TINY = {
 
 def test_the_demonstration_runs_from_end_to_end(run) -> None:
     found = run("demo", **TINY)
-    assert set(found.outputs) == {"molecule", "map", "aligned", "fsc", "particles"}
-    assert read_volume(found.outputs["aligned"]).data.shape == (32, 32, 32)
+    assert set(found.outputs) == {"molecule", "potential", "map", "aligned", "fsc", "particles"}
+    aligned, molecule = (read_volume(found.outputs[name]) for name in ("aligned", "molecule"))
+    assert aligned.data.shape == molecule.data.shape
+    assert 4 < aligned.pixel_size_angstrom <= 5
     assert found.figures["fsc_half_against_truth_angstrom"] >= 10
+    assert found.figures["true_particles"] == 48
+    assert 15 < found.figures["picked_particles"] <= 55
+    steps = {path.name for path in (found.folder / "02_spa").glob("0*")}
+    assert steps == {
+        "01_motion",
+        "02_ctf",
+        "03_pick",
+        "04_extract",
+        "05_abinitio",
+        "06_refine",
+        "07_postprocess",
+    }
     assert any("agrees with the molecule to" in note for note in found.notices)
     assert any("report.html" in note for note in found.notices)
     report = (found.folder / "report.html").read_text(encoding="utf-8")
-    for shown in ("Comparison with the truth", "Simulated particles", "From particles to a map", "FSC 0.5"):
+    for shown in (
+        "Comparison with the truth",
+        "Simulated movies",
+        "From movies to a map",
+        "What was decided",
+        "Lowest merit of a pick",
+        "FSC 0.5",
+    ):
         assert shown in report
 
 
