@@ -36,7 +36,7 @@ UNRESOLVED = 0.9
 
 
 ENOUGH = 0.99
-"""Share of the information about shifts that the rings in use hold; the finest ones cost most and add least."""
+"""Share of the information about shifts that the rings in use hold; the finest cost most and add least."""
 Factors = Callable[[tuple[int, int]], tuple[float, np.ndarray | None]]
 """For a range of rows: the likelihood, and the pattern's factors of the slope where there is a pattern."""
 

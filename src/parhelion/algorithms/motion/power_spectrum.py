@@ -20,7 +20,7 @@ class GroupSpectra:
     def __init__(self, shape: tuple[int, int], pixel_size_angstrom: float, box: int, group: int) -> None:
         self._group, self._shape = group, shape
         factor = min(pixel_size_angstrom / SPECTRUM_PIXEL_ANGSTROM, 1.0)
-        self._size = tuple(2 * max(int(round(n * factor / 2)), 1) if factor < 1 else n for n in shape)
+        self._size = tuple(2 * max(round(n * factor / 2), 1) if factor < 1 else n for n in shape)
         self._box = min(box, *(n // 2 * 2 for n in self._size))
         self.pixel_size_angstrom = pixel_size_angstrom * float(
             np.sqrt(shape[0] * shape[1] / (self._size[0] * self._size[1]))
