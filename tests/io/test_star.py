@@ -186,3 +186,25 @@ def test_full_disk(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_quoted_rows_are_read_alike_by_both_parsers(tmp_path: Path) -> None:
+    """Single quotes go the fast way, a comment in the same rows the careful one."""
+    rows = ["1 'a b' 'x.mrc' ''", "2 it''s '' 'c'", "3 'd' plain '5'"]
+    tables = []
+    for name, last in (("fast.star", ""), ("slow.star", " # a comment")):
+        head = "data_\n\nloop_\n_x\n_text\n_fileName\n_other\n"
+        (tmp_path / name).write_text(head + "\n".join(rows) + last + "\n")
+        (table,) = read_star(tmp_path / name).values()
+        tables.append({label: column.tolist() for label, column in table.items()})
+    assert tables[0] == tables[1]
+    assert tables[0]["fileName"] == ["x.mrc", "", "plain"]
+    assert tables[0]["text"] == ["a b", "it''s", "d"]
+    assert tables[0]["other"] == ["", "c", "5"]
+
+
+def test_a_quote_that_is_not_closed_takes_no_line_with_it(tmp_path: Path) -> None:
+    (tmp_path / "a.star").write_text("data_\n\nloop_\n_a\n_b\n'one 5\n'two 6\n")
+    (table,) = read_star(tmp_path / "a.star").values()
+    assert table["a"].tolist() == ["'one", "'two"]
+    assert table["b"].tolist() == [5, 6]

@@ -18,6 +18,8 @@ from parhelion.model.table import Table
 __all__ = ["read_star", "write_star"]
 
 TOKEN = re.compile(r"'((?:[^']|'(?=\S))*)'(?=\s|$)|\"((?:[^\"]|\"(?=\S))*)\"(?=\s|$)|(\S+)")
+EMPTY = "\x01"
+"""Stands for an empty quoted text while rows are parsed."""
 NEXT_BLOCK = (b"\ndata_", b"\nloop_")
 
 
@@ -136,7 +138,8 @@ class _Parser:
         rows = self.text[start:end]
         if not rows:
             return Table({label: np.empty(0, object) for label in labels})
-        table = None if _needs_care(rows) else _fast_rows(labels, rows)
+        marks = _marks(rows)
+        table = _fast_rows(labels, rows, quoted=bool(marks)) if marks <= {b"'"} else None
         return table if table is not None else self._slow_rows(labels, start, rows)
 
     def _slow_rows(self, labels: list[str], start: int, rows: bytes) -> Table:
@@ -172,35 +175,48 @@ def _tokens(line: str) -> list[str]:
     return tokens
 
 
-def _needs_care(rows: bytes) -> bool:
-    """Whether a quote or a comment begins any word."""
+def _marks(rows: bytes) -> set[bytes]:
+    """Marks that begin a word, a quote or a comment, and blanks that are neither a space nor a tab."""
+    found = {blank for blank in (b"\x0b", b"\x0c") if blank in rows}
     for mark in (b"#", b"'", b'"'):
         if mark in rows and (
             rows.startswith(mark) or any(before + mark in rows for before in (b"\n", b" ", b"\t"))
         ):
-            return True
-    return any(blank in rows for blank in (b"\x0b", b"\x0c"))
+            found.add(mark)
+    return found
 
 
-def _fast_rows(labels: list[str], rows: bytes) -> Table | None:
-    """Rows by the C parser; None where they do not all have one value per label."""
+def _fast_rows(labels: list[str], rows: bytes, *, quoted: bool) -> Table | None:
+    """Rows by the C parser; None where they do not all have one value per label.
+
+    ``quoted`` allows values in single quotes, as cisTEM writes names.
+    """
     import csv
 
     import pandas as pd
 
+    if quoted:
+        if EMPTY.encode() in rows:
+            return None
+        # the parser cannot tell an empty text from a value that is missing
+        rows = rows.replace(b"''", EMPTY.encode())
     try:
         frame = pd.read_csv(
             io.BytesIO(rows),
             sep=r"\s+",
             header=None,
             na_filter=False,
-            quoting=csv.QUOTE_NONE,
+            quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
+            quotechar="'",
             low_memory=False,
             dtype={i: object for i, label in enumerate(labels) if label.endswith("Name")},
         )
     except (ValueError, OverflowError):
         return None
     if frame.shape[1] != len(labels):
+        return None
+    # a quote that is never closed makes the parser take lines together
+    if quoted and len(frame) != sum(1 for line in rows.split(b"\n") if line.strip()):
         return None
     columns = {}
     for position, label in enumerate(labels):
@@ -212,6 +228,10 @@ def _fast_rows(labels: list[str], rows: bytes) -> Table | None:
             # the parser fills what is missing at the end of a short row with an empty string
             if (column == "").any():
                 return None
+            if quoted:
+                column = np.array(
+                    ["" if value == EMPTY else value.replace(EMPTY, "''") for value in column], dtype=object
+                )
             column = column if named else _numbers(column)
         columns[label] = column
     return Table(columns)
