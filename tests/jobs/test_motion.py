@@ -47,7 +47,7 @@ def film() -> tuple[np.ndarray, np.ndarray]:
 def movie(tmp_path: Path, film: Film) -> Path:
     path = tmp_path / "movies" / "film.tif"
     path.parent.mkdir()
-    tifffile.imwrite(path, film[0], photometric="minisblack")
+    tifffile.imwrite(path, film[0], photometric="minisblack", compression="zlib")
     return path
 
 
@@ -98,8 +98,13 @@ def test_low_memory_gives_the_same_bytes(run: Run, movie: Path) -> None:
 def test_bad_movies_are_left_out_and_named(run: Run, movie: Path) -> None:
     whole = movie.read_bytes()
     (movie.parent / "cut.tif").write_bytes(whole[: len(whole) // 2])
-    tifffile.imwrite(movie.parent / "empty.tif", np.zeros((4, *SIZE), np.uint8), photometric="minisblack")
-    tifffile.imwrite(movie.parent / "one.tif", counts(1)[0][:1], photometric="minisblack")
+    tifffile.imwrite(
+        movie.parent / "empty.tif",
+        np.zeros((4, *SIZE), np.uint8),
+        photometric="minisblack",
+        compression="zlib",
+    )
+    tifffile.imwrite(movie.parent / "one.tif", counts(1)[0][:1], photometric="minisblack", compression="zlib")
     result = run("motion", input=[str(movie.parent / "*.tif")], **OPTIONS)
     assert result.figures["micrographs"] == 2
     assert result.figures["failed_micrographs"] == 2
@@ -112,7 +117,7 @@ def test_bad_movies_are_left_out_and_named(run: Run, movie: Path) -> None:
 def test_dead_frame_is_told(run: Run, movie: Path, film: Film) -> None:
     frames = film[0].copy()
     frames[3] = 0
-    tifffile.imwrite(movie, frames, photometric="minisblack")
+    tifffile.imwrite(movie, frames, photometric="minisblack", compression="zlib")
     result = run("motion", input=movie, **OPTIONS)
     assert any("frames 4 are empty" in notice for notice in result.notices)
 
