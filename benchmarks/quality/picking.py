@@ -9,7 +9,8 @@ pick lies within a quarter of its largest dimension, each pick for one particle.
 size alone: maximum radius = half of the largest dimension (RELION's greatest diameter), characteristic radius
 = 0.65 of it (RELION's smallest diameter); all else is default. ``--template`` adds the search by projections
 of the molecule. With ``micrographs/k2_300kv_0.854A.mrc`` among the data, both also pick there, and how many
-picks they share is printed. CPU time per micrograph includes reading it.
+picks they share is printed. Best F1 is the largest harmonic mean of precision and recall over all thresholds
+on the figure of merit, one for all fields of a molecule. CPU time per micrograph includes reading it.
 """
 
 import shutil
@@ -17,7 +18,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,11 +38,15 @@ from parhelion.algorithms.simulate.movies import MovieSettings, MovieSimulator
 from parhelion.algorithms.simulate.particles import Microscope
 from parhelion.io.mrc import StackWriter, open_stack
 from parhelion.io.star import read_star
+from parhelion.jobs._pick_work import MASK_RADII
 from parhelion.model.volume import Volume
 
 PIXEL, SHAPE, DOSE = 1.5, (2048, 2048), 40.0
+LABELS = ("rlnCoordinateX", "rlnCoordinateY", "rlnAutopickFigureOfMerit")
 DEFOCI_UM, ICE = (0.8, 1.5, 2.5), (1.0, 3.0)
 CHARACTERISTIC = 0.65
+METHODS = ("blob", "gaussian", "template")
+LOW = 3.0
 MODELS = (
     ("ribosome", "ribosome70s_4v5d_C1.cif", None, 240),
     ("β-galactosidase", "beta_galactosidase_5a1a_D2.cif", None, 160),
@@ -95,7 +101,7 @@ def molecule(models: Path, file: str, chain: str | None, box: int, folder: Path)
 
 
 def simulate(volume: Volume, name: str, defocus_um: float, ice: float, folder: Path) -> Field:
-    """Count the electrons of one field and write it."""
+    """Count the electrons of one field and write it, unless it is there already."""
     settings = MovieSettings(
         shape=SHAPE,
         pixel_size_angstrom=PIXEL,
@@ -108,11 +114,12 @@ def simulate(volume: Volume, name: str, defocus_um: float, ice: float, folder: P
     microscope = Microscope(defocus_range_um=(defocus_um, defocus_um))
     simulator = MovieSimulator(volume, settings, microscope, seed=round(10 * defocus_um))
     truth = simulator.truth(0)
-    expected = next(iter(simulator.expected(truth)))
-    counts = np.random.default_rng(1).poisson(np.clip(expected, 0, None)).astype(np.float32)
     path = folder / f"{name.replace(' ', '_')}_{defocus_um:g}_{ice:g}.mrc"
-    with StackWriter(path, 1, SHAPE, PIXEL) as writer:
-        writer.write(0, counts[None])
+    if not path.is_file():
+        expected = next(iter(simulator.expected(truth)))
+        counts = np.random.default_rng(1).poisson(np.clip(expected, 0, None)).astype(np.float32)
+        with StackWriter(path, 1, SHAPE, PIXEL) as writer:
+            writer.write(0, counts[None])
     ctf = PickingCtf(
         defocus_u_angstrom=truth.defocus_u_angstrom,
         defocus_v_angstrom=truth.defocus_v_angstrom,
@@ -131,33 +138,43 @@ def simulate(volume: Volume, name: str, defocus_um: float, ice: float, folder: P
     )
 
 
-def matched(found: np.ndarray, true: np.ndarray, within: float) -> int:
-    """How many of ``true (n, 2)`` have one of ``found (m, 2)`` for themselves within this distance."""
+def matched(found: np.ndarray, true: np.ndarray, within: float) -> np.ndarray:
+    """Which of ``found (m, 2 or more)`` have one of ``true (n, 2)`` for themselves within this distance."""
+    good = np.zeros(len(found), bool)
     if not len(found):
-        return 0
-    distance = np.hypot(*(found[:, None] - true[None]).transpose(2, 0, 1))
+        return good
+    distance = np.hypot(*(found[:, None, :2] - true[None]).transpose(2, 0, 1))
     taken: set[int] = set()
-    used: set[int] = set()
     for flat in np.argsort(distance, axis=None):
         i, j = divmod(int(flat), len(true))
         if distance[i, j] > within:
             break
-        if i not in used and j not in taken:
-            used.add(i)
+        if not good[i] and j not in taken:
+            good[i] = True
             taken.add(j)
-    return len(taken)
+    return good
+
+
+def best_f1(merit: np.ndarray, good: np.ndarray, true: int) -> float:
+    """The largest harmonic mean of precision and recall over all thresholds on ``merit (m,)``."""
+    if not len(merit):
+        return 0.0
+    hits = np.cumsum(good[np.argsort(-merit, kind="stable")])
+    return float(np.max(2 * hits / (np.arange(1, len(hits) + 1) + true)))
 
 
 def ours(field: Field, settings: PickSettings, templates: Templates | None = None) -> np.ndarray:
-    """Our picks ``(n, 2)``."""
+    """Our picks ``(n, 3)``: x, y and merit."""
     image = open_stack(field.path).read(np.array([0]))[0]
-    return pick_micrograph(image, PIXEL, field.ctf, settings, white=False, templates=templates).xy_px
+    found = pick_micrograph(image, PIXEL, field.ctf, settings, white=False, templates=templates)
+    return np.column_stack([found.xy_px, found.score])
 
 
 def relion(
     paths: Sequence[Path], pixel: float, radius: float, folder: Path
 ) -> tuple[list[np.ndarray], float]:
-    """RELION's picks in each micrograph, and its CPU seconds for all."""
+    """RELION's picks ``(n, 3)`` in each micrograph, and its CPU seconds for all."""
+    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     lines = [OPTICS.format(pixel=pixel)]
     for path in paths:
@@ -174,9 +191,9 @@ def relion(
         star = folder / f"{path.stem}_autopick.star"
         table = next(iter(read_star(star).values())) if star.is_file() else None
         found.append(
-            np.zeros((0, 2))
+            np.zeros((0, 3))
             if table is None or table.rows == 0
-            else np.stack([table["rlnCoordinateX"], table["rlnCoordinateY"]], axis=1).astype(np.float64)
+            else np.stack([table[label] for label in LABELS], axis=1).astype(np.float64)
         )
     return found, cpu
 
@@ -189,25 +206,28 @@ def timed(work: Callable[[], np.ndarray]) -> tuple[np.ndarray, float]:
 
 
 def rows_of(
-    program: str, name: str, fields: Sequence[Field], found: Sequence[np.ndarray], cpu_s: float
+    program: str,
+    name: str,
+    fields: Sequence[Field],
+    found: Sequence[np.ndarray],
+    cpu_s: float,
+    ranked: Sequence[np.ndarray],
 ) -> list[list[str]]:
-    """A line per field and one for all of them."""
+    """A line per field and one for all of them; ``ranked`` are picks down to a low threshold."""
     rows, hits, picks, true = [], 0, 0, 0
-    for field, xy in zip(fields, found, strict=True):
-        good = matched(xy, field.xy_px, 0.25 * field.diameter_angstrom / PIXEL)
-        hits, picks, true = hits + good, picks + len(xy), true + len(field.xy_px)
-        rows.append(
-            [
-                f"{name}, {field.defocus_um:g} µm, ice {field.ice:g}",
-                program,
-                *_shares(good, len(xy), len(field.xy_px)),
-            ]
-        )
-    rows.append([f"**{name}, all**", program, *_shares(hits, picks, true)])
-    for row in rows[:-1]:
-        row.append("")
-    rows[-1].append(f"{cpu_s / len(fields):.2f}")
-    return rows
+    merit: list[np.ndarray] = []
+    flags: list[np.ndarray] = []
+    for field, xy, low in zip(fields, found, ranked, strict=True):
+        within = 0.25 * field.diameter_angstrom / PIXEL
+        good, count = int(matched(xy, field.xy_px, within).sum()), len(field.xy_px)
+        hits, picks, true = hits + good, picks + len(xy), true + count
+        merit.append(low[:, 2])
+        flags.append(matched(low, field.xy_px, within))
+        title = f"{name}, {field.defocus_um:g} µm, ice {field.ice:g}"
+        rows.append([title, program, *_shares(good, len(xy), count), "", ""])
+    f1 = best_f1(np.concatenate(merit), np.concatenate(flags), true)
+    total = [f"{f1:.3f}", f"{cpu_s / len(fields):.2f}"]
+    return [*rows, [f"**{name}, all**", program, *_shares(hits, picks, true), *total]]
 
 
 def _shares(good: int, picks: int, true: int) -> list[str]:
@@ -229,23 +249,25 @@ def compare(
         "maximum_radius_angstrom": radius,
         "characteristic_radius_angstrom": CHARACTERISTIC * radius,
     }
-    rows = []
-    blob = [timed(lambda f=field: ours(f, PickSettings(**sizes))) for field in fields]
-    rows += rows_of("blob", name, fields, [b[0] for b in blob], sum(b[1] for b in blob))
-    gauss = [timed(lambda f=field: ours(f, PickSettings(method="gaussian", **sizes))) for field in fields]
-    rows += rows_of("gaussian", name, fields, [g[0] for g in gauss], sum(g[1] for g in gauss))
+    made, cpu = None, 0.0
     if with_templates:
-        settings = PickSettings(method="template", highest_resolution_angstrom=20.0, **sizes)
         before = time.process_time()
         made = templates_from_map(
-            volume, radius_angstrom=radius, pixel_angstrom=10.0, step_deg=30.0, rotations=36
+            volume, radius_angstrom=MASK_RADII * radius, pixel_angstrom=10.0, step_deg=30.0, rotations=36
         )
         cpu = time.process_time() - before
-        best = [timed(lambda f=field: ours(f, settings, made)) for field in fields]
-        rows += rows_of("template", name, fields, [b[0] for b in best], cpu + sum(b[1] for b in best))
+    rows = []
+    for method in METHODS[: 3 if with_templates else 2]:
+        resolution = 20.0 if method == "template" else 30.0
+        settings = PickSettings(method=method, highest_resolution_angstrom=resolution, **sizes)
+        templates = made if method == "template" else None
+        found = [timed(partial(ours, field, settings, templates)) for field in fields]
+        low = [ours(field, replace(settings, threshold_sigmas=LOW), templates) for field in fields]
+        spent = sum(f[1] for f in found) + (cpu if templates is not None else 0.0)
+        rows += rows_of(method, name, fields, [f[0] for f in found], spent, low)
     if with_relion:
         found, cpu = relion([f.path for f in fields], PIXEL, radius, folder / f"relion_{MODELS.index(model)}")
-        rows += rows_of("RELION LoG", name, fields, found, cpu)
+        rows += rows_of("RELION LoG", name, fields, found, cpu, found)
     return rows
 
 
@@ -263,7 +285,7 @@ def real(path: Path, folder: Path, with_relion: bool) -> None:
         with StackWriter(copy, 1, image.shape, REAL_PIXEL) as writer:
             writer.write(0, image[None])
         others, cpu = relion([copy], REAL_PIXEL, REAL_RADIUS, folder / "relion_real")
-        shared = matched(found, others[0], 0.5 * REAL_RADIUS / REAL_PIXEL)
+        shared = matched(found, others[0], 0.5 * REAL_RADIUS / REAL_PIXEL).sum()
         print(
             f"RELION LoG {len(others[0])} picks in {cpu:.2f} s; {shared} within "
             f"{0.5 * REAL_RADIUS:g} Å of ours"
@@ -273,7 +295,9 @@ def real(path: Path, folder: Path, with_relion: bool) -> None:
 def main() -> None:
     """Simulate, pick, print."""
     options = common.parser(__doc__ or "")
-    options.add_argument("--work", type=Path, default=None, help="keep the micrographs in this new folder")
+    options.add_argument(
+        "--work", type=Path, default=None, help="keep the micrographs here; those there are used"
+    )
     options.add_argument("--template", action="store_true", help="also search with projections")
     given = options.parse_args()
     torch.set_num_threads(1)
@@ -286,7 +310,9 @@ def main() -> None:
         _, file, chain, box = model
         volume = molecule(given.data / "models", file, chain, box, folder)
         rows += compare(model, volume, folder, given.template, version is not None)
-    common.show_table(("molecule", "program", "picks", "recall", "precision", "CPU s per micrograph"), rows)
+    common.show_table(
+        ("molecule", "program", "picks", "recall", "precision", "best F1", "CPU s per micrograph"), rows
+    )
     micrograph = given.data / "micrographs" / REAL
     if micrograph.is_file():
         real(micrograph, folder, version is not None)

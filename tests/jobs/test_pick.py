@@ -75,7 +75,7 @@ def test_ice_alone_gives_nothing_and_says_so(run, tmp_path) -> None:
     path = write(tmp_path / "ice.mrc", image_of(spots=[]))
     result = run("pick", input=[path], **RADII)
     assert result.figures["particles"] == 0
-    assert any("no particles were found" in notice for notice in result.notices)
+    assert any("hardly any particles were found" in notice for notice in result.notices)
     assert (result.folder / "coordinates" / "ice_autopick.star").is_file()
 
 

@@ -20,6 +20,7 @@ THUMBNAIL_PX = 256
 SMOOTH_ANGSTROM = 4.0
 LARGE = "larger than a particle"
 MANY_LARGE = 0.4
+FEW = 3
 CROWDED = 0.6
 """Share of the densest possible packing beyond which picks look like a grid rather than particles."""
 
@@ -89,10 +90,10 @@ def tell(
     """Notices about micrographs with none and with suspiciously many particles."""
     import math
 
-    empty = [names[i] for i, row in enumerate(outcome.rows) if row is not None and not row["x"]]
+    empty = [names[i] for i, row in enumerate(outcome.rows) if row is not None and len(row["x"]) < FEW]
     if empty and method != "noise":
         context.notice(
-            f"no particles were found in {len(empty)} of {len(outcome.done())} micrographs "
+            f"no or hardly any particles were found in {len(empty)} of {len(outcome.done())} micrographs "
             f"({_named(empty)}): only ice or contamination, a wrong radius or contrast, a high threshold"
         )
     large = sum(row["refused"].get(LARGE, 0) for row in outcome.done())

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 POLARITY_MICROGRAPHS = 3
 PICTURE_PX = 1024
+MASK_RADII = 1.25
+"""Radius of the circle in which templates are compared, in maximum radii: without ice around it, a particle
+that fills its circle has nothing to stand out from."""
 
 
 def read_image(path: Path) -> "np.ndarray":
@@ -197,7 +200,7 @@ class TemplateMaker:
         from parhelion.io.formats import open_images
         from parhelion.model.volume import Volume
 
-        params, radius = self.params, self.settings.maximum_radius_angstrom
+        params, radius = self.params, MASK_RADII * self.settings.maximum_radius_angstrom
         sign = np.float32(-1.0 if params.template_contrast == "black" else 1.0)
         if params.reference is not None:
             volume = mrc.read_volume(params.reference, params.template_pixel_size)

@@ -99,8 +99,8 @@ class Params(JobParams):
         group=SEARCH,
     )
     threshold: float = option(
-        6.0,
-        help="lowest peak that is picked, in standard deviations of the noise",
+        5.0,
+        help="lowest peak that is picked, in standard deviations of the noise; 6 for fewer and surer ones",
         unit="1",
         ge=1,
         le=100,
@@ -304,7 +304,7 @@ def estimate(params: Params) -> Estimate:
 def _template_bytes(params: Params, area_angstrom2: float, pixel_size: float) -> int:
     """The maps of the templates' principal basis: it has a third as many members as the circle has pixels."""
     pixel = max(0.5 * (params.highest_resolution or RESOLUTION["template"]), pixel_size)
-    members = max(8.0, 3.15 * (params.maximum_radius / pixel) ** 2 / 3)
+    members = max(8.0, 3.15 * (1.25 * params.maximum_radius / pixel) ** 2 / 3)
     return int(4 * members * 1.2 * area_angstrom2 / pixel**2)
 
 

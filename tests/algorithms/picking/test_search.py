@@ -51,17 +51,18 @@ def test_all_particles_and_nothing_else(method) -> None:
     found = pick(micrograph(), method=method)
     assert found_of(found) == (len(SPOTS), 0)
     assert np.all(np.diff(found.score) <= 0)
-    assert found.score.min() >= 6.0
+    assert found.score.min() >= 5.0
 
 
 @pytest.mark.parametrize("method", ["blob", "gaussian"])
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_ice_alone_gives_nothing(method, seed) -> None:
+def test_ice_alone_gives_nothing_much(method, seed) -> None:
     """White noise, and noise whose power falls with frequency as that of ice does."""
     white = micrograph(spots=[], seed=seed)
     slow = ndimage.gaussian_filter(np.random.default_rng(10 + seed).normal(size=SHAPE), 3.0)
-    assert len(pick(white, method=method).score) == 0
-    assert len(pick(white + 5 * slow.astype(np.float32), method=method).score) == 0
+    assert len(pick(white, method=method).score) <= 1
+    assert len(pick(white + 5 * slow.astype(np.float32), method=method).score) <= 1
+    assert len(pick(white, method=method, threshold_sigmas=6.0).score) == 0
 
 
 def test_carbon_is_not_flooded() -> None:
@@ -196,7 +197,7 @@ def test_real_particles_are_found_where_a_person_sees_them(test_data) -> None:
     white, black = polarity_evidence(image, 0.85378, None, settings)
     assert black > 10 * max(white, 1.0)
     found = pick_micrograph(image, 0.85378, None, settings, white=False)
-    assert 60 <= len(found.score) <= 130
+    assert 85 <= len(found.score) <= 130
     seen = np.array([(262, 1043), (1008, 891), (2101, 463), (3464, 2741), (2402, 566)])
     distance = np.hypot(*(found.xy_px[:, None] - seen[None]).transpose(2, 0, 1)).min(axis=0)
     assert np.all(distance * 0.854 < 40)

@@ -43,7 +43,7 @@ class PickSettings:
     maximum_radius_angstrom: float = 120.0
     characteristic_radius_angstrom: float = 80.0
     radius_range_angstrom: tuple[float, float] | None = None
-    threshold_sigmas: float = 6.0
+    threshold_sigmas: float = 5.0
     highest_resolution_angstrom: float = 30.0
     background_boxes: int = 50
     background_choice: BackgroundChoice = "lowest-variance"
