@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from parhelion.errors import ParameterError
+from parhelion.errors import InputError, ParameterError
 from parhelion.io.mrc import open_stack, read_volume
 from parhelion.io.particles import read_particles
 
@@ -75,3 +75,66 @@ def test_relions_own_projections_are_met(run, test_data, stem, least) -> None:
     pairs = zip(ours, theirs.read(every), strict=True)
     correlations = [np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in pairs]
     assert min(correlations) > least
+
+
+@pytest.fixture
+def views(run, molecule, tmp_path):
+    """Ten particles with poses and shifts, and their projections by any options."""
+    made = run("simulate_particles", model=molecule, count=10, output=tmp_path / "made").outputs
+
+    def project(name: str, **options) -> tuple[np.ndarray, object]:
+        where = {"input": made["reference"], "particles": made["truth"], "output": tmp_path / name}
+        result = run("project_map", **where, **options)
+        stack = open_stack(result.outputs["images"])
+        return stack.read(np.arange(len(stack))), read_particles(result.outputs["particles"])
+
+    return project
+
+
+def test_a_part_of_the_particles(views) -> None:
+    whole, _ = views("all")
+    part, table = views("part", first=3, last=6)
+    np.testing.assert_allclose(part, whole[2:6], atol=1e-5)
+    assert len(table) == 4 and table.views.image_index.tolist() == [0, 1, 2, 3]
+    with pytest.raises(InputError, match="beyond the last of 10 views"):
+        views("none", first=11)
+
+
+def test_without_shifts_the_molecule_is_not_moved(views) -> None:
+    def centroid(images: np.ndarray) -> np.ndarray:
+        y, x = np.indices(images.shape[1:]) - images.shape[1] // 2
+        total = images.sum(axis=(1, 2))
+        return np.stack([(images * a).sum(axis=(1, 2)) / total for a in (x, y)], axis=1)
+
+    shifted, table = views("with")
+    centred, other = views("without", shifts=False)
+    moved = 4.0 * (centroid(shifted) - centroid(centred))
+    np.testing.assert_allclose(moved, -table.shift_xyz_angstrom[:, :2], atol=0.1)
+    assert np.abs(table.shift_xyz_angstrom).max() > 1 and np.all(other.shift_xyz_angstrom == 0)
+
+
+def test_mask_and_noise(views) -> None:
+    clean, _ = views("clean")
+    masked, _ = views("masked", mask_radius=30.0)
+    y, x = np.indices((32, 32)) - 16
+    radius = np.hypot(x, y) * 4.0
+    assert np.abs(masked[:, radius > 47]).max() == 0
+    np.testing.assert_allclose(masked[:, radius < 30], clean[:, radius < 30], atol=1e-5)
+    noisy, _ = views("noisy", snr=0.5)
+    noise = noisy - clean
+    np.testing.assert_allclose(noise.var(axis=(1, 2)), clean.var(axis=(1, 2)) / 0.5, rtol=0.2)
+    assert abs(np.corrcoef(noise[0].ravel(), noise[1].ravel())[0, 1]) < 0.1
+    part, _ = views("again", snr=0.5, last=2)
+    np.testing.assert_allclose(part, noisy[:2], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"step": 30.0, "shifts": False}, "--no-shifts needs --particles"),
+        ({"step": 30.0, "first": 5, "last": 3}, "--last 3 comes before --first 5"),
+    ],
+)
+def test_options_that_contradict_each_other(run, molecule, options, said) -> None:
+    with pytest.raises(ParameterError, match=said):
+        run("project_map", input=molecule, **options)

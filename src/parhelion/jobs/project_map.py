@@ -1,8 +1,8 @@
 """Project a map into images.
 
 The directions are the poses of a particle table, or a regular grid over the sphere. With a table, the images
-are what its particles would look like without noise; the map is brought to their pixel size and box. Without
-one, the table that is written has pure amplitude contrast and no defocus: no CTF.
+are what its particles would look like without noise, unless noise is asked for; the map is brought to their
+pixel size and box. Without one, the table that is written has pure amplitude contrast and no defocus: no CTF.
 """
 
 from pathlib import Path
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from parhelion.run.context import Context
 
 SHOWN = 12
+EDGE_PIXELS = 4
 
 
 class Params(JobParams):
@@ -42,6 +43,27 @@ class Params(JobParams):
         default_text="none",
     )
     ctf: bool = option(False, help="apply the CTF of each particle")
+    shifts: bool = option(True, help="shift the projections as the particles are; without, they are centred")
+    first: int = option(1, help="first view to project, counted from 1", unit="views", ge=1)
+    last: int | None = option(
+        None, help="last view to project", unit="views", ge=1, default_text="the last there is"
+    )
+    mask_radius: float | None = option(
+        None,
+        help="mask the projections by a soft circle of this radius",
+        unit="Å",
+        gt=0,
+        le=10_000,
+        default_text="no mask",
+    )
+    snr: float | None = option(
+        None,
+        help="add white noise: variance of each projection over that of its noise",
+        unit="1",
+        gt=0,
+        le=1e6,
+        default_text="no noise",
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> "Params":
@@ -49,6 +71,10 @@ class Params(JobParams):
             raise ValueError("give --particles for the poses of a table, or --step for a regular grid")
         if self.ctf and self.particles is None:
             raise ValueError("--ctf needs --particles, which say the defocus")
+        if not self.shifts and self.particles is None:
+            raise ValueError("--no-shifts needs --particles, which have some")
+        if self.last is not None and self.last < self.first:
+            raise ValueError(f"--last {self.last} comes before --first {self.first}")
         return self
 
 
@@ -73,11 +99,13 @@ def run(context: "Context", params: Params) -> Result:
 
     volume = mrc.read_volume(params.input, params.pixel_size)
     particles, volume = _poses(context, params, volume)
+    particles = _chosen(params, particles)
     projector = Projector(volume.data)
     count, box, pixel = len(particles), volume.box, volume.pixel_size_angstrom
 
     def images(index: np.ndarray) -> np.ndarray:
-        return images_of_particles(projector, particles, index, box, pixel, with_ctf=params.ctf)
+        clean = images_of_particles(projector, particles, index, box, pixel, with_ctf=params.ctf)
+        return _finished(clean, index, params, pixel, context.seed)
 
     step = images_at_once(box)
     chunks = [np.arange(start, min(start + step, count)) for start in range(0, count, step)]
@@ -98,11 +126,45 @@ def run(context: "Context", params: Params) -> Result:
 
 
 def _how_many(params: Params) -> int:
-    if params.particles is None:
-        return len(_grid(params.step or 60.0))
     from parhelion.io.particles import read_particles
 
-    return len(read_particles(params.particles))
+    whole = len(_grid(params.step or 60.0))
+    if params.particles is not None:
+        whole = len(read_particles(params.particles))
+    return max(0, min(whole, params.last or whole) - params.first + 1)
+
+
+def _chosen(params: Params, particles: "ParticleSet") -> "ParticleSet":
+    """The views asked for, centred if so wanted."""
+    import numpy as np
+
+    count = len(particles)
+    if params.first > count:
+        raise InputError(f"--first {params.first} is beyond the last of {count} views")
+    rows = np.arange(params.first - 1, min(count, params.last or count))
+    if len(rows) < count:
+        particles = particles.take(rows)
+    if not params.shifts and particles.rotation is not None:
+        particles = particles.with_poses(particles.rotation, np.zeros((len(particles), 3)))
+    return particles
+
+
+def _finished(
+    images: "np.ndarray", index: "np.ndarray", params: Params, pixel: float, seed: int
+) -> "np.ndarray":
+    """The projections inside the mask, and with their noise; that of an image depends on its number only."""
+    import numpy as np
+
+    from parhelion.images.masks import circular_mask
+
+    box = images.shape[1]
+    if params.mask_radius is not None:
+        images = images * circular_mask(box, pixel, params.mask_radius, max(EDGE_PIXELS * pixel, 5.0))
+    if params.snr is not None:
+        deviation = images.std(axis=(1, 2)) / np.sqrt(params.snr)
+        for image, number, sigma in zip(images, index.tolist(), deviation.tolist()):
+            image += sigma * np.random.default_rng([seed, 17, number]).normal(size=(box, box))
+    return np.asarray(images, np.float32)
 
 
 def _grid(step_deg: float) -> "np.ndarray":
