@@ -3,8 +3,9 @@
     python benchmarks/quality/abinitio_seeds.py --particles DIR --truth MAP --symmetry D2 --diameter 180
 
 DIR holds ``particles.star``. Each seed is one start, without the choice among starts that ``parhelion
-abinitio`` makes, so the count is the worst case; ``--starts 3`` counts what the command does. A start is counted as found when its FSC = 0.5 against the
-truth (aligned, either hand) lies within 1.6 times the resolution limit of the search.
+abinitio`` makes, so the count is the worst case; ``--starts 3`` counts what the command does. A start is
+counted as found when its FSC = 0.5 against the truth (aligned, either hand) lies within 1.6 times the
+resolution limit of the search.
 """
 
 import argparse
@@ -70,7 +71,8 @@ def main() -> None:
         print(
             f"{args.particles.name} seed {seed}: FSC 0.5 at {reached:.1f} Å "
             f"(limit {result.resolution_limit_angstrom:.1f} Å), "
-            f"evidence {result.starts[result.chosen].evidence:.2f}, {spent:.0f} s CPU, {'found' if good else 'missed'}",
+            f"evidence {result.starts[result.chosen].evidence:.2f}, {spent:.0f} s CPU, "
+            f"{'found' if good else 'missed'}",
             flush=True,
         )
     what = "single starts" if args.starts == 1 else f"runs of {args.starts} starts"

@@ -72,7 +72,7 @@ def run_round(problem: Problem, state: RefineState) -> RefineState:
         sums.append(symmetrise(complete_mates(half_sums), problem.symmetry.operators, problem.executor))
         del half_sums, reference  # the solve is the peak: volumes that are no longer needed go first
     halves = solve_halves((sums[0], sums[1]), problem.solvent, loader.points.max_shell)
-    kept = _concatenated(poses)
+    kept = concatenated(poses)
     log_likelihood, angle_deg = table_of_fits(fits, len(loader.particles))
     outcome = _outcome(problem, state, kept, halves.resolved_shell)
     advanced = _advanced(problem, state, kept, halves, outcome, noise)
@@ -131,7 +131,7 @@ def _score_chunk(problem: Problem, state: RefineState, reference: Reference, row
     loader, points = problem.loader, problem.loader.points
     batch = loader.batch(rows.numpy(), len(points))
     white = batch.whitened(reference.noise)
-    previous = _kept_of(state.kept, rows).moved_to(batch.data.device)
+    previous = kept_of(state.kept, rows).moved_to(batch.data.device)
     start = previous
     if reference.bank is not None:
         k = points.count(state.plan.search_shell)
@@ -156,7 +156,7 @@ def _score_chunk(problem: Problem, state: RefineState, reference: Reference, row
     )
 
 
-def _kept_of(kept: Candidates, rows: Tensor) -> Candidates:
+def kept_of(kept: Candidates, rows: Tensor) -> Candidates:
     """Candidates of consecutive chunk ``rows``, ``particle`` renumbered to the chunk; ``kept`` is sorted."""
     first = torch.searchsorted(kept.particle, rows)
     last = torch.searchsorted(kept.particle, rows, right=True)
@@ -166,15 +166,12 @@ def _kept_of(kept: Candidates, rows: Tensor) -> Candidates:
     return replace(kept.take(first[owner] + offset), particle=owner)
 
 
-def _concatenated(parts: list[Candidates]) -> Candidates:
-    """All chunks' candidates on the CPU, sorted by particle."""
+def concatenated(parts: list[Candidates]) -> Candidates:
+    """All chunks' weighted candidates on the CPU, sorted by particle, without chi² and normal matrices."""
     every = [p.moved_to(torch.device("cpu")) for p in parts]
-    merged = Candidates(
-        particle=torch.cat([p.particle for p in every]),
-        rotation=torch.cat([p.rotation for p in every]),
-        shift=torch.cat([p.shift for p in every]),
-        weight=torch.cat([p.weight for p in every if p.weight is not None]),
-    )
+    names = ("particle", "rotation", "shift", "weight", "reference")
+    known = [name for name in names if every and getattr(every[0], name) is not None]
+    merged = Candidates(**{name: torch.cat([getattr(p, name) for p in every]) for name in known})
     return merged.take(torch.argsort(merged.particle, stable=True))
 
 
@@ -213,7 +210,7 @@ def _advanced(
         unfiltered=halves.unfiltered,
         mask=halves.mask,
         kept=kept,
-        noise=_updated_noise(problem.loader, state.noise, noise),
+        noise=updated_noise(problem.loader, state.noise, noise),
         plan=state.plan if isinstance(decision, Stop) else decision,
         finished=decision.reason if isinstance(decision, Stop) else "",
         progress=progress,
@@ -222,7 +219,7 @@ def _advanced(
     )
 
 
-def _updated_noise(loader: ParticleLoader, before: Tensor, sums: NoiseSums | None) -> Tensor:
+def updated_noise(loader: ParticleLoader, before: Tensor, sums: NoiseSums | None) -> Tensor:
     """Residual power as the next round's noise; groups without particles keep theirs."""
     if sums is None:
         return before

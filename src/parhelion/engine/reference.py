@@ -25,7 +25,8 @@ class Reference:
     """One map in one round.
 
     ``bank`` holds its slices where the round searches everywhere; ``noise`` ``(groups, k)`` is the noise
-    power on the points; ``shifts`` ``(s, 3)`` are searched, in units of the extent; ``points`` are refined on.
+    power on the points; ``shifts`` ``(s, 3)`` are searched, in units of the extent; ``points`` are refined
+    on.
     """
 
     volume: FourierVolume

@@ -99,6 +99,17 @@ def refined(
     points: FourierPoints,
 ) -> Candidates:
     """Gauss-Newton from ``start`` through the stages, then posterior weights. ``batch`` is whitened."""
+    return cand.weighted(located(batch, reference, start, settings, points))
+
+
+def located(
+    batch: ParticleBatch,
+    reference: FourierVolume,
+    start: Candidates,
+    settings: ScoreSettings,
+    points: FourierPoints,
+) -> Candidates:
+    """Gauss-Newton from ``start`` through the stages: distinct poses with chi² and normal matrix."""
     device = batch.data.device
     free = torch.tensor([True] * 5 + [settings.three_dimensional_shift], device=device)
     current = start
@@ -130,7 +141,7 @@ def refined(
         current = cand.pruned(
             current, stage.keep, stage.worse_by, angle, settings.same_shift, settings.operators
         )
-    return cand.weighted(current)
+    return current
 
 
 def chunks(rows: Tensor, size: int) -> list[Tensor]:
