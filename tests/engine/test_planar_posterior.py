@@ -135,13 +135,17 @@ def test_the_coarse_search_finds_the_best_pose_of_each_class_and_angle(case) -> 
     np.testing.assert_array_equal(kept, hits.score >= hits.score[:, :1] - 0.5)
 
 
-def test_the_mean_about_the_best_pose_lies_between_grid_points() -> None:
+def test_the_peak_about_the_best_pose_lies_between_grid_points() -> None:
     shifts = torch.tensor([[x, y] for y in (-1.0, 0, 1) for x in (-1.0, 0, 1)])
     angles = torch.arange(12.0)
     truth_angle, truth = 11.7, torch.tensor([0.3, -0.2])
     distance = (angles - truth_angle + 6) % 12 - 6
-    weight = torch.exp(-2 * distance[None] ** 2 - 2 * (shifts - truth).square().sum(1)[:, None])[None]
-    best = int(weight.flatten().argmax())
-    turn, move = planar_soft.mean_about(weight, torch.tensor([best % 12]), torch.tensor([best // 12]), shifts)
-    assert (best % 12 + float(turn)) % 12 == pytest.approx(truth_angle, abs=0.08)
-    np.testing.assert_allclose(shifts[best // 12] + move[0], truth, atol=0.08)
+    score = -200 * (distance[None] ** 2 + (shifts - truth).square().sum(1)[:, None])[None]
+    best = int(score.flatten().argmax())
+    shift = torch.tensor([best // 12])
+    turn, move = planar_soft.peak_about(score, torch.tensor([best % 12]), shift, shifts)
+    assert (best % 12 + float(turn)) % 12 == pytest.approx(truth_angle, abs=1e-3)
+    np.testing.assert_allclose(shifts[best // 12] + move[0], truth, atol=1e-3)
+    # at the border a neighbour is missing: the peak stays on the grid along that direction
+    _, move = planar_soft.peak_about(score, torch.tensor([0]), torch.tensor([2]), shifts)
+    np.testing.assert_array_equal(move, [[0, 0]])

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from parhelion.engine.planar_soft import Assigned, FoldedSums, PlanarBank, PlanarImages, mean_about
+from parhelion.engine.planar_soft import Assigned, FoldedSums, PlanarBank, PlanarImages, peak_about
 from parhelion.kernels import dispatch
 
 ENTRIES = 192
@@ -130,7 +130,7 @@ def posterior(
     best = mine.flatten(1).argmax(1)
     hit, within, shift = best // (b * t), best // t % b, best % t
     angle = hits.angle[row, hit] * b + within
-    turn, move = _mean_over_fine(weight, hits, category, angle, hit, shift, grid_angles * b, fine)
+    turn, move = _peak_over_fine(score, hits, category, angle, hit, shift, grid_angles * b, fine)
     assigned = Assigned(
         evidence=evidence,
         category=category,
@@ -143,8 +143,8 @@ def posterior(
     return assigned, weight
 
 
-def _mean_over_fine(
-    weight: Tensor,
+def _peak_over_fine(
+    score: Tensor,
     hits: Hits,
     category: Tensor,
     angle: Tensor,
@@ -153,24 +153,25 @@ def _mean_over_fine(
     circle: int,
     fine: FineGrid,
 ) -> tuple[Tensor, Tensor]:
-    """``mean_about`` for fine angles, which lie in up to two of the candidates.
+    """``peak_about`` for fine angles, which lie in up to two of the candidates.
 
     Only candidates of the same coarse shift as the best one have the same fine shifts.
     """
-    n, _, b, t = weight.shape
-    row = torch.arange(n, device=weight.device)
+    n, _, b, t = score.shape
+    row = torch.arange(n, device=score.device)
     alike = (hits.category == category[:, None]) & (hits.shift == hits.shift[row, hit][:, None])
-    offsets = torch.arange(b, device=weight.device)
+    offsets = torch.arange(b, device=score.device)
     places = (hits.angle * b)[:, :, None] + offsets  # (n, m, b)
     relative = (places - angle[:, None, None] + circle // 2) % circle - circle // 2 + 1
     keep = alike[:, :, None] & (relative >= 0) & (relative <= 2)
-    local = weight.new_zeros((n, 3, t))
-    local.scatter_add_(
+    local = torch.full((n, 3, t), -torch.inf, device=score.device)
+    local.scatter_reduce_(
         1,
         relative.clamp(0, 2).flatten(1)[:, :, None].expand(-1, -1, t),
-        (weight * keep.unsqueeze(3)).flatten(1, 2),
+        torch.where(keep.unsqueeze(3), score, -torch.inf).flatten(1, 2),
+        "amax",
     )
-    return mean_about(local.transpose(1, 2), torch.ones_like(angle), shift, fine.shifts)
+    return peak_about(local.transpose(1, 2), torch.ones_like(angle), shift, fine.shifts)
 
 
 def add_class(

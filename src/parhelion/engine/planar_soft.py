@@ -62,9 +62,9 @@ class Assigned:
     """Per particle ``(n,)``: what its posterior says.
 
     ``evidence`` log Σ p against noise alone, ``category`` the most probable class and its ``probability``,
-    ``angle`` (of the whole circle) and ``shift`` rows of the most probable pose in that class, and the
-    posterior's mean about it: ``turn`` in angular steps and ``move`` ``(n, 2)`` in the units of the shifts,
-    both relative to the pose.
+    ``angle`` (of the whole circle) and ``shift`` rows of the most probable pose in that class, and the peak
+    about it: ``turn`` in angular steps and ``move`` ``(n, 2)`` in the units of the shifts, both relative to
+    the pose.
     """
 
     evidence: Tensor
@@ -161,14 +161,15 @@ def _posterior(score: Tensor, shifts: Tensor, smoothing: float) -> tuple[Assigne
         top = torch.logsumexp(score.flatten(1), 1)
     else:
         top = evidence
-    weight = score.sub_(top[:, None, None, None, None]).exp_()
+    score.sub_(top[:, None, None, None, None])
+    weight = score.exp()
     by_class = weight.sum((1, 2, 4))
     probability, category = by_class.max(1)
-    mine = weight[torch.arange(n, device=weight.device), :, :, category]  # (n, 2, t, a)
+    mine = score[torch.arange(n, device=weight.device), :, :, category]  # (n, 2, t, a)
     mine = mine.transpose(1, 2).reshape(n, t, 2 * angles)  # half circles in a row are the circle
     best = mine.flatten(1).argmax(1)
     shift, angle = best // (2 * angles), best % (2 * angles)
-    turn, move = mean_about(mine, angle, shift, shifts)
+    turn, move = peak_about(mine, angle, shift, shifts)
     return (
         Assigned(
             evidence=evidence,
@@ -183,22 +184,38 @@ def _posterior(score: Tensor, shifts: Tensor, smoothing: float) -> tuple[Assigne
     )
 
 
-def mean_about(weight: Tensor, angle: Tensor, shift: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean of a posterior ``(n, t, a)`` over the poses next to the best one, relative to that one.
+def peak_about(score: Tensor, angle: Tensor, shift: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
+    """Where log posteriors ``(n, t, a)`` have their peak, relative to the best pose on the grid.
 
-    In angular steps ``(n,)``, angles being a circle, and in the units of ``shifts`` ``(n, 2)``. Between grid
-    points the posterior's mean is the better estimate than its highest sample.
+    By parabolas through the neighbours: ``turn`` ``(n,)`` in angular steps, angles being a circle, and
+    ``move`` ``(n, 2)`` in the units of ``shifts`` ``(t, 2)``, a part of a square grid. Along a direction in
+    which a neighbour is missing the peak stays on the grid.
     """
-    n, _, a = weight.shape
-    row = torch.arange(n, device=weight.device)
-    around = (angle[:, None] + torch.arange(-1, 2, device=angle.device)) % a
+    n, _, a = score.shape
+    row = torch.arange(n, device=score.device)
+    before, after = (score[row, shift, (angle + by) % a] for by in (-1, 1))
+    top = score[row, shift, angle]
+    turn = _vertex(before, top, after)
     spacing = _spacing(shifts)
-    near = (shifts[None] - shifts[shift][:, None]).norm(dim=2) < 1.5 * spacing  # (n, t)
-    local = weight[row[:, None], :, around] * near[:, None]  # (n, 3, t)
-    total = local.sum((1, 2)).clamp_min(1e-30)
-    turn = (local[:, 2].sum(1) - local[:, 0].sum(1)) / total
-    move = (local.sum(1) @ shifts) / total[:, None] - shifts[shift]
+    move = torch.zeros((n, 2), device=score.device, dtype=score.dtype)
+    for axis in range(2):
+        sides = []
+        for by in (-spacing, spacing):
+            wanted = shifts[shift].clone()
+            wanted[:, axis] += by
+            distance = (shifts[None] - wanted[:, None]).norm(dim=2)
+            nearest, at = distance.min(1)
+            there = score[row, at, angle]
+            sides.append(torch.where(nearest < 0.1 * spacing, there, -torch.inf))
+        move[:, axis] = spacing * _vertex(sides[0], top, sides[1])
     return turn, move
+
+
+def _vertex(before: Tensor, top: Tensor, after: Tensor) -> Tensor:
+    """Place of a parabola's vertex, in steps from ``top``; 0 where a neighbour is -inf."""
+    curvature = before + after - 2 * top
+    offset = 0.5 * (before - after) / curvature.clamp_max(-1e-6)
+    return torch.where(torch.isfinite(offset), offset, 0.0).clamp(-0.5, 0.5)
 
 
 def _spacing(shifts: Tensor) -> float:

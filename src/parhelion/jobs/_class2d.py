@@ -141,8 +141,8 @@ def show(
         if len(rows):
             section.gallery(found.averages[rows], [labels[i] for i in rows])
     report.text(
-        "The score is the mean correlation of two half averages in rings from a sixth to an eighteenth of "
-        "the diameter, times a factor for centring; the resolution is where signal falls to noise."
+        "The score is the mean correlation of two half averages in rings from 30 to 10 Å, "
+        "times a factor for centring; the resolution is where signal falls to noise."
     )
     frequency = np.arange(1, found.frc.shape[1]) / found.extent_angstrom
     largest = range(min(SHOWN_CURVES, len(members)))

@@ -6,10 +6,10 @@ from coarse to fine. Each class is averaged in two halves of its particles, whos
 average and gives its resolution and score; particles of classes with a good score are written as
 ``selected.star``.
 
-The score (0 to 1) is the mean correlation between the two half averages, ring by ring from a sixth to an
-eighteenth of the diameter (30 to 10 Å at 180 Å), times a factor that falls from 1 to 0 as the average
-lies off its centre by up to a quarter of the diameter. Views of a molecule share such detail, ice and
-carbon do not.
+The score (0 to 1) is the mean correlation between the two half averages, ring by ring from 30 Å (a
+quarter of the diameter where that is finer) to 10 Å, times a factor that falls from 1 to 0 as the
+average lies off its centre by up to a quarter of the diameter. Views of a molecule share such detail,
+ice and carbon do not.
 """
 
 from pathlib import Path

@@ -88,7 +88,7 @@ def classify(
     )
     mark = _mark(particles, settings, references, problem)
     state = checkpoint.load_last(checkpoints, mark, observer) if checkpoints and resume else None
-    first = _first_state(problem, references)
+    first = first_state(problem, references)
     state = state or first
     while state.cycle < settings.cycles:
         cancel.check()
@@ -100,7 +100,8 @@ def classify(
     return _sorted(problem, state, first.averages)
 
 
-def _first_state(problem: Class2dProblem, references: np.ndarray | None) -> ClassState:
+def first_state(problem: Class2dProblem, references: np.ndarray | None) -> ClassState:
+    """The state before the first cycle: averages of the start, and noise from the background."""
     settings, n = problem.settings, len(problem.half)
     noise = background_noise(problem.loader, NOISE_SAMPLE, np.random.default_rng((settings.seed, 1))).numpy()
     if references is None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from parhelion.algorithms.class2d.problem import Class2dProblem, ClassState
+from parhelion.algorithms.class2d.settings import arrival
 from parhelion.engine import planar_local, planar_soft
 from parhelion.engine.noise import on_points
 from parhelion.engine.planar import PlanarGrid, PlanarSums, planar_grid, planar_transform, turned
@@ -23,6 +24,8 @@ REACH = 0.7
 """Share of the mask's radius by which angles are told apart: most of a particle lies within."""
 COARSE_SHIFT, FINE_SHIFT = 0.4, 0.3
 """Steps of shifts, of the wavelength of the resolution limit."""
+FINE_ANGLE = 0.6
+"""How far a fine angular step moves the mask's rim, of the wavelength of the resolution limit."""
 LOCAL_STEPS = 2.3
 """How far a particle is looked for about its last centre, in steps."""
 WIDE_SHARE = 0.35
@@ -148,12 +151,12 @@ def _prepare(problem: Class2dProblem, state: ClassState, limit_angstrom: float, 
     )
     base = turn * step
     angles = base + step * torch.arange(half_circle, dtype=torch.float64, device=device)
-    dense = coarse_count == count
+    dense = coarse_count == count and state.cycle < arrival(settings.cycles)
     coarse = planar_grid(angles, points, coarse_count, problem.padding)
     fine, fine_grid = None, coarse
     shift_step = COARSE_SHIFT / coarse_limit
     if not dense:
-        wanted = np.degrees(limit_angstrom / settings.mask_radius)
+        wanted = np.degrees(FINE_ANGLE * limit_angstrom / settings.mask_radius)
         within = int(np.clip(np.ceil(step / wanted), 1, MOST_WITHIN))
         first = base - step * (within - 1) / (2 * within)
         fine_angles = first + step / within * torch.arange(half_circle * within, dtype=torch.float64)

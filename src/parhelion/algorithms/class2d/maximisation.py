@@ -46,8 +46,9 @@ def maximise(problem: Class2dProblem, sums: PlanarSums, size: np.ndarray, limit_
 
     mean = ring_means(denominator, shells, problem.padding)
     halves = solved(numerator, denominator, HALF_PRIOR * mean) * problem.mask
-    cross, frc = half_agreement(problem, halves, size)
     inside = float(problem.mask.square().mean())
+    noise = inside / ((1 + HALF_PRIOR) ** 2 * mean).clamp_min(1e-9)
+    cross, frc = half_agreement(problem, halves, noise, size)
     inverse = inside / cross.clamp_min(1e-9)
     raw = solved(numerator[:c] + numerator[c:], denominator[:c] + denominator[c:], inverse)
     both = solved(numerator, denominator, inverse.repeat(2, 1)) * problem.mask
@@ -57,17 +58,22 @@ def maximise(problem: Class2dProblem, sums: PlanarSums, size: np.ndarray, limit_
     return Maximised(averages=averages, halves=(both[:c], both[c:]), frc=frc, raw=raw)
 
 
-def half_agreement(problem: Class2dProblem, halves: Tensor, size: np.ndarray) -> tuple[Tensor, np.ndarray]:
+def half_agreement(
+    problem: Class2dProblem, halves: Tensor, noise: Tensor, size: np.ndarray
+) -> tuple[Tensor, np.ndarray]:
     """The signal's power per shell ``(c, s)`` and the correlation of half averages ``(c, s)``.
 
     Noise of two halves is independent, so their cross power is the signal's. A class with few points on a
-    shell leans on the mean spectrum of all classes (weighted by ``size``).
+    shell leans on the mean spectrum of all classes (weighted by ``size``). ``noise`` ``(2 c, s)`` is the
+    power that the noise of as many images has when they are averaged: where posteriors know no angle, the
+    average of noise is blurred to nothing, and what is left of it must not count as agreement.
     """
     c, points = len(halves) // 2, problem.points
     data = transform(halves, points)
     first, second = data[:c], data[c:]
     cross = points.shell_mean((first * second.conj()).real)
     power = torch.sqrt(points.shell_mean(first.abs().square()) * points.shell_mean(second.abs().square()))
+    power = torch.maximum(power, torch.sqrt(noise[:c] * noise[c:]))
     cross, power = _smooth(cross), _smooth(power)
     frc = torch.where(power > 0, cross / power.clamp_min(1e-30), 0.0).numpy()
     weight = torch.from_numpy(size / size.sum())[:, None]

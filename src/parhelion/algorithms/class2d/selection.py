@@ -2,10 +2,10 @@
 
 The score is made of two factors, both between 0 and 1:
 
-- **detail**: the mean correlation of the averages of two halves of the class's particles, ring by ring from a
-  sixth to an eighteenth of the particle's diameter (30 to 10 Å at 180 Å), nothing finer than what was
-  classified by. Views of one molecule agree there; ice, carbon and aggregates share an outline and no
-  detail. The more particles a class has, the better its halves agree, so that size counts too.
+- **detail**: the mean correlation of the averages of two halves of the class's particles, ring by ring from
+  30 Å (a quarter of the diameter where that is finer) to 10 Å, nothing finer than what was classified by.
+  Views of one molecule agree there; ice, carbon and aggregates share an outline and no detail. The more
+  particles a class has, the better its halves agree, so that size counts too.
 - **centring**: 1 where the average's centre of mass is the box's centre, falling to 0 at a quarter of the
   diameter.
 """
@@ -18,8 +18,10 @@ import torch
 from parhelion.algorithms.class2d.maximisation import centres_of
 from parhelion.errors import ParameterError
 
-COARSEST_CYCLES, FINEST_CYCLES = 6.0, 18.0
-"""Per diameter, of the rings that are looked at."""
+COARSEST_ANGSTROM, FINEST_ANGSTROM = 30.0, 10.0
+"""Of the rings that are looked at."""
+LEAST_CYCLES = 4.0
+"""Of the coarsest ring, per diameter."""
 FARTHEST = 0.25
 THRESHOLD = 0.3
 """Score from which on a class counts as good. On β-galactosidase picks, classes of views reach 0.35 to 0.7,
@@ -51,8 +53,8 @@ def class_quality(
     """
     shells = np.arange(frc.shape[1])
     last = min(extent_angstrom / finest_angstrom, shells[-1])
-    low = min(COARSEST_CYCLES * extent_angstrom / diameter_angstrom, last - 2)
-    high = min(FINEST_CYCLES * extent_angstrom / diameter_angstrom, last)
+    low = max(extent_angstrom / COARSEST_ANGSTROM, LEAST_CYCLES * extent_angstrom / diameter_angstrom)
+    low, high = min(low, last - 2), min(extent_angstrom / FINEST_ANGSTROM, last)
     ring = (shells >= low - 0.5) & (shells <= high + 0.5) & (shells > 0)
     detail = np.clip(frc[:, ring].mean(axis=1), 0, 1)
     pixel = extent_angstrom / averages.shape[-1]

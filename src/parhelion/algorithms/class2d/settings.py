@@ -77,6 +77,11 @@ def check_classes(count: int, classes: int) -> None:
         )
 
 
+def arrival(cycles: int) -> int:
+    """The cycle (from 0) in which the limit reaches the final resolution."""
+    return cycles * 3 // 4 if cycles >= 4 else max(cycles - 1, 1)
+
+
 def plan(settings: Class2dSettings, cycle: int, count: int, classes: int) -> Plan:
     """Of cycle ``cycle`` (from 0) with ``count`` particles.
 
@@ -85,8 +90,7 @@ def plan(settings: Class2dSettings, cycle: int, count: int, classes: int) -> Pla
     less than that, and all in the last 5.
     """
     cycles = settings.cycles
-    arrival = cycles * 3 // 4 if cycles >= 4 else max(cycles - 1, 1)
-    way = min(cycle / max(arrival, 1), 1.0)
+    way = min(cycle / arrival(cycles), 1.0)
     first, last = settings.initial_resolution_angstrom, settings.final_resolution_angstrom
     limit = first + (last - first) * way
     if settings.percent is not None:

@@ -42,7 +42,8 @@ def given_averages(problem: Class2dProblem, noise: np.ndarray, references: np.nd
     """References ``(c, box, box)``, masked and brought to the images' scale.
 
     Scaled so that their power in the images equals the power that the images have above the noise, each to
-    the same. Raises InputError where a reference is blank.
+    the same. A blank one, of a class that was empty, stays blank until the class is refilled. Raises
+    InputError where all are blank.
     """
     points = problem.points
     images = torch.from_numpy(np.ascontiguousarray(references, dtype=np.float32)) * problem.mask
@@ -58,8 +59,10 @@ def given_averages(problem: Class2dProblem, noise: np.ndarray, references: np.nd
         waves += batch.ctf[:, 0].square().double().sum(0).cpu()
     wanted = float(excess.sum().clamp_min(1e-6))
     found = (transform(images, points)[:, :count].abs().square().double() * waves).sum(1)
-    blank = torch.nonzero(found <= 0).flatten().tolist()
-    if blank:
-        raise InputError(f"reference {blank[0] + 1} is blank inside the mask; leave it out")
-    scale = (wanted / found).sqrt().float()
+    blank = found <= 0
+    if bool(blank.all()):
+        raise InputError(
+            f"all {len(found)} references are blank inside the mask; check the file and the radius"
+        )
+    scale = torch.where(blank, 0.0, (wanted / found.clamp_min(1e-30)).sqrt()).float()
     return (images * scale[:, None, None]).numpy()

@@ -1,0 +1,59 @@
+"""The class score: agreement of halves in the rings that count, times centring."""
+
+import numpy as np
+import pytest
+
+from parhelion.algorithms.class2d.selection import class_quality, good_classes
+from parhelion.errors import ParameterError
+
+EXTENT, DIAMETER, SHELLS = 240.0, 160.0, 30
+
+
+def spot(dx: float = 0.0) -> np.ndarray:
+    y, x = np.indices((64, 64)) - 32
+    return np.exp(-((x - dx) ** 2 + y**2) / 20).astype(np.float32)
+
+
+def curve(value: float, low: int, high: int) -> np.ndarray:
+    """Correlation 1 below shell ``low``, ``value`` to ``high``, then none."""
+    shells = np.arange(SHELLS)
+    return np.where(shells < low, 1.0, np.where(shells <= high, value, 0.0))
+
+
+def quality(frc, averages=None, finest=8.0):
+    images = np.stack([spot()] * len(frc)) if averages is None else averages
+    return class_quality(images, np.array(frc), EXTENT, DIAMETER, finest)
+
+
+def test_only_rings_from_30_to_10_angstrom_count() -> None:
+    found = quality([curve(0.6, 8, 24), curve(0.6, 20, 29), curve(0.0, 8, 24)])
+    np.testing.assert_allclose(found.detail[[0, 2]], [0.6, 0.0], atol=1e-6)
+    assert found.detail[1] > 0.8  # outside the rings low frequencies change nothing, inside they do
+
+
+def test_detail_beyond_the_limit_is_not_asked_for() -> None:
+    assert quality([curve(0.8, 8, 15)], finest=16.0).detail[0] == pytest.approx(0.8)
+    assert quality([curve(0.8, 8, 15)], finest=8.0).detail[0] < 0.45
+
+
+def test_an_average_off_its_centre_loses_its_score() -> None:
+    averages = np.stack([spot(0), spot(5), spot(12)])
+    found = quality([curve(0.9, 8, 29)] * 3, averages)
+    assert found.centring[0] == pytest.approx(1, abs=1e-3)
+    assert 0.6 < found.centring[1] < 0.85  # 18.75 of 40 Å
+    assert found.score[2] == pytest.approx(0, abs=1e-6)
+    np.testing.assert_allclose(found.score, found.detail * found.centring)
+
+
+def test_resolution_is_where_signal_falls_to_noise() -> None:
+    found = quality([curve(1.0, 1, 12), curve(1.0, 1, 29), curve(0.0, 1, 29)])
+    assert EXTENT / 13 < found.resolution_angstrom[0] < EXTENT / 12
+    assert found.resolution_angstrom[1] == pytest.approx(EXTENT / 29)
+    assert found.resolution_angstrom[2] == EXTENT
+
+
+def test_the_threshold_chooses() -> None:
+    np.testing.assert_array_equal(good_classes(np.array([0.5, 0.3, 0.2])), [True, True, False])
+    np.testing.assert_array_equal(good_classes(np.array([0.5, 0.3]), 0.4), [True, False])
+    with pytest.raises(ParameterError, match="between 0 and 1"):
+        good_classes(np.array([0.5]), 1.5)

@@ -1,0 +1,122 @@
+"""class2d: what it writes and shows, the choice of good classes, and what it refuses."""
+
+import numpy as np
+import pytest
+
+from parhelion.errors import InputError, ParameterError
+from parhelion.geometry.rotations import to_relion
+from parhelion.io.mrc import StackWriter, open_stack
+from parhelion.io.particles import read_particles
+from parhelion.io.star import read_star
+
+QUICK = {"diameter": 84, "classes": 4, "cycles": 4, "initial_resolution": 30, "final_resolution": 14}
+
+
+@pytest.fixture
+def particles(run, molecule):
+    made = run("simulate_particles", model=molecule, count=80, snr=1.0, shift=4)
+    return made.outputs["particles"]
+
+
+def test_everything_is_written_and_shown(run, particles) -> None:
+    found = run("class2d", input=particles, select_score=0.0, **QUICK)
+    classes = open_stack(found.outputs["classes"])
+    assert classes.shape == (4, 32, 32)
+    assert classes.pixel_size_angstrom == pytest.approx(4.0)
+    tables = read_star(found.outputs["table"])
+    table = tables["model_classes"]
+    assert table["rlnReferenceImage"][0] == "000001@classes.mrcs"
+    np.testing.assert_array_equal(np.asarray(table["rlnClassNumber"]), [1, 2, 3, 4])
+    assert np.asarray(table["rlnClassDistribution"]).sum() == pytest.approx(1, abs=1e-4)
+    assert (np.asarray(table["rlnEstimatedResolution"]) > 8).all()
+    members = np.asarray(table["parhelionMembers"])
+    assert members.sum() == 80
+    frc = tables["class_frc"]
+    assert frc.rows % 4 == 0
+    assert np.asarray(frc["rlnFourierShellCorrelation"]).max() <= 1
+    classified = read_particles(found.outputs["particles"])
+    np.testing.assert_array_equal(np.bincount(classified.class_number, minlength=5)[1:], members)
+    angles = to_relion(classified.rotation)
+    assert np.abs(angles[:, :2]).max() < 1e-6 < np.ptp(angles[:, 2])
+    assert np.abs(classified.shift_xyz_angstrom[:, 2]).max() == 0
+    probability = classified.extra["rlnMaxValueProbDistribution"]
+    assert 0 < probability.min() <= probability.max() <= 1
+    assert set(np.round(classified.extra["rlnClassScore"], 4)) <= set(np.asarray(table["rlnClassScore"]))
+    assert [path.name for path in found.outputs["cycles"]] == [f"classes_{i:03d}.mrcs" for i in range(1, 5)]
+    assert all(open_stack(path).shape == (4, 32, 32) for path in found.outputs["cycles"])
+    assert open_stack(found.outputs["start"]).shape == (4, 32, 32)
+    report = (found.folder / "report.html").read_text(encoding="utf-8")
+    for shown in ("Good classes", "score", "Cycles", "Averages of the start", "particles"):
+        assert shown in report
+    selected = read_particles(found.outputs["selected"])
+    assert len(selected) == found.figures["selected_particles"] == 80
+
+
+def test_only_good_classes_are_selected(run, particles, tmp_path) -> None:
+    # the job's simulated views are all different: with few particles per class some agree in detail, some not
+    first = run("class2d", input=particles, **QUICK)
+    score = np.asarray(read_star(first.outputs["table"])["model_classes"]["rlnClassScore"])
+    limit = float(np.sort(score)[1:3].mean())
+    found = run("class2d", input=particles, select_score=round(limit, 4), **QUICK, output=tmp_path / "half")
+    table = read_star(found.outputs["table"])["model_classes"]
+    good = np.asarray(table["parhelionSelected"]).astype(bool)
+    np.testing.assert_array_equal(good, score >= round(limit, 4))
+    selected = read_particles(found.outputs["selected"])
+    assert set(selected.class_number) == set(np.flatnonzero(good) + 1)
+    assert len(selected) == np.asarray(table["parhelionMembers"])[good].sum() < 80
+    assert "Other classes" in (found.folder / "report.html").read_text(encoding="utf-8")
+    none = run("class2d", input=particles, select_score=1.0, **QUICK, output=tmp_path / "none")
+    assert "selected" not in none.outputs
+    assert any("no class reaches" in note for note in none.notices)
+    off = run("class2d", input=particles, select="none", **QUICK, output=tmp_path / "off")
+    assert not (off.folder / "selected.star").exists()
+    report = (off.folder / "report.html").read_text(encoding="utf-8")
+    assert "Other classes" not in report
+
+
+def test_earlier_classes_are_references(run, particles, tmp_path) -> None:
+    first = run("class2d", input=particles, **QUICK)
+    options = {key: value for key, value in QUICK.items() if key != "classes"}
+    again = run(
+        "class2d",
+        input=particles,
+        references=first.outputs["classes"],
+        **{**options, "cycles": 1},
+        output=tmp_path / "again",
+    )
+    assert open_stack(again.outputs["classes"]).shape == (4, 32, 32)
+    small = tmp_path / "small.mrcs"
+    with StackWriter(small, 2, (24, 24), 4.0) as writer:
+        writer.write(0, np.ones((2, 24, 24), np.float32))
+    with pytest.raises(InputError, match="24 x 24 pixels, the particles 32 x 32"):
+        run("class2d", input=particles, references=small, **options, output=tmp_path / "bad")
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"classes": 60}, ParameterError, "too few for 60 classes"),
+        ({"diameter": 900}, ParameterError, "does not fit into the box"),
+        ({"initial_resolution": 12}, ParameterError, "--final-resolution"),
+        ({"low_resolution": 40}, ParameterError, "--low-resolution"),
+        ({"smoothing": 0.05}, ParameterError, "--smoothing"),
+        ({"cycles": 0}, ParameterError, "--cycles"),
+        ({"percent": 0}, ParameterError, "--percent"),
+        ({"references": "particles"}, ParameterError, "--classes"),
+        ({"select": "none", "select_score": 0.4}, ParameterError, "--select-score"),
+        ({"start_average": 3, "references": "particles", "classes": None}, ParameterError, "random start"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(run, particles, options, error, said) -> None:
+    given = {key: value for key, value in {**QUICK, **options}.items() if value is not None}
+    if "references" in given:
+        given["references"] = particles
+    with pytest.raises(error, match=said):
+        run("class2d", input=particles, **given)
+
+
+def test_a_dry_run_estimates_and_writes_nothing(run, particles, tmp_path) -> None:
+    found = run("class2d", input=particles, **QUICK, dry_run=True, output=tmp_path / "dry")
+    assert found.estimate.memory_bytes > 1e8
+    assert found.estimate.seconds > 0
+    assert not (tmp_path / "dry").exists()
