@@ -42,7 +42,9 @@ class Params(JobParams):
     )
     pixel_size: float = option(2.0, help="pixel size of the movies", unit="Å", ge=0.5, le=5, group=MOVIES)
     symmetry: Symmetry = option("D2", help="point group of the molecule")
-    diameter: float = option(150.0, help="largest dimension of the molecule", unit="Å", ge=60, le=1000)
+    diameter: float = option(
+        150.0, help="of the sphere that the molecule is drawn into", unit="Å", ge=60, le=1000
+    )
     final_pixel_size: float = option(
         COARSEST_FINAL_ANGSTROM,
         help="pixel size of the particle images",
@@ -106,9 +108,7 @@ def run(context: "Context", params: Params) -> Result:
     comparison = context.report.section("Comparison with the truth")
     _write_potential(context, params)
     simulated = run_step(context, load("simulate movies"), "Simulated movies", _movies(context, params))
-    solved = run_step(
-        context, load("spa"), "From movies to a map", _solving(params, simulated.outputs["movies"])
-    )
+    solved = run_step(context, load("spa"), "From movies to a map", _solving(params, simulated))
     found_map = mrc.read_volume(_path(solved, "masked_map"))
     truth = _molecule(params, found_map.box, found_map.pixel_size_angstrom, context.seed)
     mrc.write_volume(context.path("molecule"), truth)
@@ -147,13 +147,13 @@ def _movies(context: "Context", params: Params) -> dict[str, object]:
     }
 
 
-def _solving(params: Params, movies: object) -> dict[str, object]:
-    """Options of spa."""
+def _solving(params: Params, simulated: Result) -> dict[str, object]:
+    """Options of spa; the molecule that was drawn is smaller than the sphere it was drawn into."""
     return {
-        "input": movies,
+        "input": simulated.outputs["movies"],
         "final_pixel_size": max(params.final_pixel_size, params.pixel_size),
         "symmetry": params.symmetry,
-        "diameter": params.diameter,
+        "diameter": round(float(str(simulated.figures["molecule_diameter_angstrom"]))),
         "starts": params.starts,
         "rounds": params.rounds,
         "max_rounds": params.max_rounds,
