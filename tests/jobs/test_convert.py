@@ -104,6 +104,17 @@ def test_contrast_is_stated(run, particles, tmp_path) -> None:
         assert (np.load(result.outputs["files"][0], allow_pickle=False)["blob/sign"] == sign).all()
 
 
+def test_tables_are_converted_without_their_images(run, particles, tmp_path) -> None:
+    """A table alone, as on a laptop: its contrast stays unknown, and that is said."""
+    lonely = tmp_path / "lonely" / "truth.star"
+    lonely.parent.mkdir()
+    lonely.write_bytes(particles.read_bytes())
+    for to in ("par", "cs", "cistem"):
+        result = run("convert", input=lonely, to=to, output=tmp_path / f"lonely_{to}")
+        assert any("do not say how protein looks" in notice for notice in result.notices)
+        assert len(read_particles(result.outputs["files"][0])) == 12
+
+
 def test_a_new_stack_is_smaller_and_black(run, particles, tmp_path) -> None:
     options = {"new_stack": True, "downsample": 2.0, "stack_contrast": "black", "contrast": "white"}
     table, stack = run("convert", input=particles, to="par", **options).outputs["files"]

@@ -234,11 +234,15 @@ def _change(
     from parhelion.jobs._particles import contrast_of
 
     def change(particles: "ParticleSet") -> "ParticleSet":
-        needed = params.to == "cs" or params.stack_contrast != "keep"
         if params.contrast != "auto":
             particles = with_contrast(particles, params.contrast == "white")
-        elif needed and states_white(particles) is None:
+        elif states_white(particles) is None and params.stack_contrast != "keep":
             particles = with_contrast(particles, contrast_of(particles, "auto", context) == "white")
+        elif states_white(particles) is None and params.to in ("cs", "cistem", "par"):
+            try:
+                particles = with_contrast(particles, contrast_of(particles, "auto", context) == "white")
+            except InputError as error:
+                context.notice(f"the images do not say how protein looks in them: {error}")
         if params.positions != "fractions":
             particles = with_coordinates(particles, params.positions == "flipped")
         return rewritten(context, params, particles, stack) if params.new_stack else particles
