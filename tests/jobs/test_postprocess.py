@@ -58,3 +58,17 @@ def test_file_without_a_curve_is_refused(run, half_maps, tmp_path) -> None:
 def test_options_that_make_no_sense_are_refused(run, half_maps, options, said) -> None:
     with pytest.raises(ParameterError, match=said):
         run("postprocess", input=half_maps, **options)
+
+
+def test_statistics_and_the_particle_without_its_solvent(run, half_maps, tmp_path) -> None:
+    plain = run("postprocess", input=half_maps, output=tmp_path / "plain")
+    light = run("postprocess", input=half_maps, mass=80.0, output=tmp_path / "light")
+    assert light.figures["particle_resolution_angstrom"] <= light.figures["resolution_angstrom"]
+    rows = [
+        [line.split() for line in r.outputs["statistics"].read_text().splitlines()[1:]]
+        for r in (plain, light)
+    ]
+    assert len(rows[0]) == 16
+    # a quarter of the way: same FSC, a better one of the particle where its mass is known
+    assert rows[0][4][3] == rows[1][4][3]
+    assert float(rows[1][4][4]) > float(rows[0][4][4])

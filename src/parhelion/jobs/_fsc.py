@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from parhelion.algorithms.postprocess.gold_standard import GoldStandard
+    from parhelion.algorithms.postprocess.statistics import ShellStatistics
+    from parhelion.model.volume import Volume
 
 LABELS = {
     "corrected": "rlnFourierShellCorrelationCorrected",
@@ -34,6 +36,46 @@ def write_fsc(path: Path, curves: Mapping[str, "np.ndarray"], box: int, pixel_si
         **{LABELS[kind]: np.asarray(curve, dtype=float)[: len(shells)] for kind, curve in curves.items()},
     }
     write_star(path, {"fsc": Table(columns)})
+
+
+def particle_share(mass_kda: float | None, like: "Volume", mask: "Volume | None") -> float:
+    """The part of the mask's volume, or of the box, that a particle of this mass fills; 1 where it is
+    unknown.
+
+    Raises ParameterError where the particle is larger.
+    """
+    import numpy as np
+
+    from parhelion.algorithms.postprocess.statistics import particle_fsc, particle_volume_angstrom3
+
+    if mass_kda is None:
+        return 1.0
+    whole = like.data.size if mask is None else float(mask.data.sum(dtype=np.float64))
+    share = particle_volume_angstrom3(mass_kda) / (whole * like.pixel_size_angstrom**3)
+    particle_fsc(np.ones(1), share)
+    return share
+
+
+def write_cistem_statistics(
+    path: Path, curve: "np.ndarray", like: "Volume", share: float = 1.0, *, smooth: bool = False
+) -> "ShellStatistics":
+    """Write an FSC, one value per shell from 0, as cisTEM's statistics; ``share`` as of particle_share."""
+    from parhelion.algorithms.postprocess.statistics import shell_statistics
+    from parhelion.fourier.shells import shell_resolution
+    from parhelion.io.statistics import write_statistics
+
+    box, pixel = like.box, like.pixel_size_angstrom
+    found = shell_statistics(curve, shell_resolution(len(curve), box, pixel), share, smooth=smooth)
+    write_statistics(
+        path,
+        found.resolution_angstrom,
+        found.fsc,
+        found.part_fsc,
+        found.part_ssnr,
+        found.rec_ssnr,
+        pixel,
+    )
+    return found
 
 
 def curves_by_kind(curves: "GoldStandard") -> dict[str, "np.ndarray"]:

@@ -152,29 +152,14 @@ def _statistics(
     context: "Context", params: Params, like: "Volume", mask: "Volume | None", best: "np.ndarray"
 ) -> dict[str, float | int | str | None]:
     """Write cisTEM's statistics; the resolution of the particle alone where its mass is known."""
-    import numpy as np
+    from parhelion.fourier.shells import resolution_at
+    from parhelion.jobs._fsc import particle_share, write_cistem_statistics
 
-    from parhelion.algorithms.postprocess.statistics import particle_volume_angstrom3, shell_statistics
-    from parhelion.fourier.shells import resolution_at, shell_resolution
-    from parhelion.io.statistics import write_statistics
-
-    box, pixel = like.box, like.pixel_size_angstrom
-    fraction = 1.0
-    if params.mass is not None:
-        whole = like.data.size if mask is None else float(mask.data.sum(dtype=np.float64))
-        fraction = particle_volume_angstrom3(params.mass) / (whole * pixel**3)
-    found = shell_statistics(best, shell_resolution(len(best), box, pixel), fraction, smooth=params.smooth)
-    write_statistics(
-        context.path("statistics"),
-        found.resolution_angstrom,
-        found.fsc,
-        found.part_fsc,
-        found.part_ssnr,
-        found.rec_ssnr,
-        pixel,
-    )
+    share = particle_share(params.mass, like, mask)
+    found = write_cistem_statistics(context.path("statistics"), best, like, share, smooth=params.smooth)
     if params.mass is None:
         return {}
+    box, pixel = like.box, like.pixel_size_angstrom
     context.report.fsc({"corrected": found.part_fsc}, box, pixel, "Particle without solvent")
     return {"particle_resolution_angstrom": resolution_at(found.part_fsc, 0.143, box, pixel)}
 

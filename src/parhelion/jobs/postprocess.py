@@ -39,6 +39,15 @@ class Params(JobParams):
         default_text="found automatically",
         group=MASK,
     )
+    mass: float | None = option(
+        None,
+        help="molecular mass, for the correlation of the particle without the solvent inside the mask",
+        unit="kDa",
+        gt=0,
+        le=1e6,
+        default_text="the whole mask counts as particle",
+        group=MASK,
+    )
     bfactor: float | None = option(
         None,
         help="B-factor to apply; negative sharpens, 0 leaves the amplitudes",
@@ -94,6 +103,9 @@ OUTPUTS = (
     Output(name="masked_map", file="map_masked.mrc", help="the same inside the mask"),
     Output(name="mask", file="mask.mrc", help="the mask that was used"),
     Output(name="fsc", file="fsc.star", help="half-map correlation per shell, with RELION's labels"),
+    Output(
+        name="statistics", file="statistics.txt", help="the same and signal-to-noise, as cisTEM writes it"
+    ),
 )
 
 
@@ -106,8 +118,9 @@ def estimate(params: Params) -> Estimate:
 def run(context: "Context", params: Params) -> Result:
     """Post-process the half maps, write everything and show it."""
     from parhelion.algorithms.postprocess.half_maps import postprocess
+    from parhelion.fourier.shells import resolution_at
     from parhelion.io import mrc
-    from parhelion.jobs._fsc import write_fsc
+    from parhelion.jobs._fsc import particle_share, write_cistem_statistics, write_fsc
     from parhelion.jobs._maps import read_mask, read_pair
 
     half1, half2 = read_pair(params.input, params.pixel_size)
@@ -130,8 +143,15 @@ def run(context: "Context", params: Params) -> Result:
     for name, volume in (("map", found.map), ("masked_map", found.masked_map), ("mask", found.mask)):
         mrc.write_volume(context.path(name), volume)
     write_fsc(context.path("fsc"), fsc_curves(found), half1.box, half1.pixel_size_angstrom)
+    share = particle_share(params.mass, half1, found.mask)
+    statistics = write_cistem_statistics(context.path("statistics"), found.curves.corrected, half1, share)
     show(context.report, found)
-    return Result(figures=figures_of(found), outputs={o.name: context.path(o.name) for o in OUTPUTS})
+    figures = figures_of(found)
+    if params.mass is not None:
+        box, pixel = half1.box, half1.pixel_size_angstrom
+        context.report.fsc({"corrected": statistics.part_fsc}, box, pixel, "Particle without solvent")
+        figures["particle_resolution_angstrom"] = resolution_at(statistics.part_fsc, 0.143, box, pixel)
+    return Result(figures=figures, outputs={o.name: context.path(o.name) for o in OUTPUTS})
 
 
 def figures_of(found: "PostprocessResult") -> dict[str, float | int | str | None]:

@@ -230,6 +230,7 @@ def _merit(
     from parhelion.algorithms.postprocess import statistics as st
     from parhelion.fourier.shells import resolution_at
     from parhelion.io.statistics import read_statistics
+    from parhelion.jobs._fsc import particle_share
 
     box, pixel = volume.box, volume.pixel_size_angstrom
     frequency = np.arange(box // 2 + 1) / (box * pixel)
@@ -243,7 +244,7 @@ def _merit(
         if params.cutoff is None:
             cutoff = resolution_at(curve, 0.143, box, pixel)
         if params.mass is not None:
-            curve = st.particle_fsc(curve, _share(params.mass, volume, mask))
+            curve = st.particle_fsc(curve, particle_share(params.mass, volume, mask))
         ssnr = st.ssnr_of_fsc(curve)
         if table.part_ssnr is not None and params.mass is None:
             ssnr = np.interp(frequency, at, table.part_ssnr, left=float(table.part_ssnr[0]), right=0.0)
@@ -254,14 +255,6 @@ def _merit(
         context.notice("without --fsc or --mass the shells are not weighted by their signal-to-noise ratio")
     weighted = ssnr is not None and params.fom_weighting
     return (st.figure_of_merit(ssnr, params.ssnr_scale) if weighted and ssnr is not None else None), cutoff
-
-
-def _share(mass_kda: float, volume: "Volume", mask: "Volume | None") -> float:
-    """The part of the mask, or of the box, that a particle of this mass fills."""
-    from parhelion.algorithms.postprocess.statistics import particle_volume_angstrom3
-
-    whole = volume.data.size if mask is None else float(mask.data.sum())
-    return particle_volume_angstrom3(mass_kda) / (whole * volume.pixel_size_angstrom**3)
 
 
 def _write_spectrum(context: "Context", found: "FlattenedMap") -> None:
