@@ -68,11 +68,11 @@ class MotionPlan:
         kept = 0.0 if self.params.low_memory else 1.05
         # counts of one byte wait for their transform; band and patches, and the band's copy while it shrinks
         raw = self.frames * self.stored_pixels
-        memory = int(copy * (kept + 2.2 * band) + min(raw, copy) + 60 * self.pixels + 12 * self.stored_pixels)
+        memory = int(copy * (kept + 2.2 * band) + min(raw, copy) + 40 * self.pixels + 12 * self.stored_pixels)
         sums = 1 + self.params.unweighted + 2 * self.params.even_odd
         return Estimate(
             memory_bytes=memory,
-            per_thread_bytes=28 * self.pixels + 12 * self.stored_pixels,
+            per_thread_bytes=20 * self.pixels + 12 * self.stored_pixels,
             disk_bytes=self.movies * (4 * self.pixels * sums + 6_000_000),
         )
 
