@@ -108,7 +108,7 @@ def test_format_by_content(test_data: Path, tmp_path: Path) -> None:
     (tmp_path / "a.xyz").write_text("nothing")
     with pytest.raises(FormatError, match=r"no known format; known extensions are .*\.mrcs"):
         format_of(tmp_path / "a.xyz")
-    with pytest.raises(FormatError, match=r"cannot be written as \.xyz; choose \.cs, \.par, \.star"):
+    with pytest.raises(FormatError, match=r"cannot be written as \.xyz; choose \.cistem, \.cs, \.par"):
         output_format(tmp_path / "a.xyz", "particles")
 
 
