@@ -262,7 +262,10 @@ def compare(
         settings = PickSettings(method=method, highest_resolution_angstrom=resolution, **sizes)
         templates = made if method == "template" else None
         found = [timed(partial(ours, field, settings, templates)) for field in fields]
-        low = [ours(field, replace(settings, threshold_sigmas=LOW), templates) for field in fields]
+        low = [
+            ours(field, replace(settings, threshold_sigmas=LOW, avoid_abnormal_means=False), templates)
+            for field in fields
+        ]
         spent = sum(f[1] for f in found) + (cpu if templates is not None else 0.0)
         rows += rows_of(method, name, fields, [f[0] for f in found], spent, low)
     if with_relion:
@@ -285,7 +288,7 @@ def real(path: Path, folder: Path, with_relion: bool) -> None:
         with StackWriter(copy, 1, image.shape, REAL_PIXEL) as writer:
             writer.write(0, image[None])
         others, cpu = relion([copy], REAL_PIXEL, REAL_RADIUS, folder / "relion_real")
-        shared = matched(found, others[0], 0.5 * REAL_RADIUS / REAL_PIXEL).sum()
+        shared = matched(found, others[0][:, :2], 0.5 * REAL_RADIUS / REAL_PIXEL).sum()
         print(
             f"RELION LoG {len(others[0])} picks in {cpu:.2f} s; {shared} within "
             f"{0.5 * REAL_RADIUS:g} Å of ours"
