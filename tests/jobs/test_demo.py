@@ -10,13 +10,13 @@ from parhelion.io.mrc import read_volume
 
 TINY = {
     "count": 2,
-    "size": 320,
+    "size": 360,
     "frames": 4,
     "dose_per_frame": 9,
     "particles_per_movie": 24,
     "pixel_size": 4,
     "final_pixel_size": 5,
-    "diameter": 110,
+    "diameter": 150,
     "starts": 1,
     "rounds": 2,
     "max_rounds": 1,
