@@ -1,9 +1,12 @@
 """class2d: what it writes and shows, the choice of good classes, and what it refuses."""
 
+import json
+
 import numpy as np
 import pytest
 
-from parhelion.errors import InputError, ParameterError
+from parhelion.algorithms.class2d import checkpoint
+from parhelion.errors import Cancelled, InputError, ParameterError
 from parhelion.geometry.rotations import to_relion
 from parhelion.io.mrc import StackWriter, open_stack
 from parhelion.io.particles import read_particles
@@ -90,6 +93,30 @@ def test_earlier_classes_are_references(run, particles, tmp_path) -> None:
         writer.write(0, np.ones((2, 24, 24), np.float32))
     with pytest.raises(InputError, match="24 x 24 pixels, the particles 32 x 32"):
         run("class2d", input=particles, references=small, **options, output=tmp_path / "bad")
+
+
+def test_a_run_that_was_killed_goes_on_to_the_same_files(run, particles, tmp_path, monkeypatch) -> None:
+    whole = run("class2d", input=particles, select_score=0.0, **QUICK, output=tmp_path / "whole")
+    save = checkpoint.save
+
+    def save_and_die(folder, state, mark) -> None:
+        save(folder, state, mark)
+        if state.cycle == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "save", save_and_die)
+    options = {"input": particles, "select_score": 0.0, **QUICK, "output": tmp_path / "killed"}
+    with pytest.raises(Cancelled):
+        run("class2d", **options)
+    monkeypatch.setattr(checkpoint, "save", save)
+    resumed = run("class2d", **options, resume=True)
+    for name in ("classes", "start", "table"):
+        assert resumed.outputs[name].read_bytes() == whole.outputs[name].read_bytes()
+    cycles = json.loads((resumed.folder / "history.json").read_text())["cycles"]
+    assert [row["cycle"] for row in cycles] == [1, 2, 3, 4]
+    first, second = (read_particles(r.outputs["particles"]) for r in (whole, resumed))
+    np.testing.assert_array_equal(first.class_number, second.class_number)
+    np.testing.assert_array_equal(first.rotation, second.rotation)
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ class Params(JobParams):
         group=SCHEDULE,
     )
     start_average: int = option(
-        200, help="particles drawn for each class of a random start", unit="particles", ge=1, group=SCHEDULE
+        50, help="particles drawn for each class of a random start", unit="particles", ge=1, group=SCHEDULE
     )
     angular_step: float = option(
         12.0,

@@ -93,10 +93,10 @@ def classify(
     while state.cycle < settings.cycles:
         cancel.check()
         state = run_cycle(problem, state)
+        if cycle_done is not None:  # before the checkpoint: a run that goes on does not come back here
+            cycle_done(state.cycle, state.averages)
         if checkpoints is not None:
             checkpoint.save(checkpoints, state, mark)
-        if cycle_done is not None:
-            cycle_done(state.cycle, state.averages)
     return _sorted(problem, state, first.averages)
 
 
