@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from parhelion.algorithms.symmetry_expansion import expand_by_symmetry
 from parhelion.errors import InputError
 from parhelion.geometry.rotations import angle_between
 from parhelion.geometry.symmetry import symmetry_group
@@ -74,6 +75,18 @@ def test_copies_stay_in_one_half_set(run, particles, tmp_path) -> None:
         assert np.bincount(each[:, 0]).tolist() == [0, 20, 20]
         if half is not None:
             np.testing.assert_array_equal(each[:, 0], half)
+
+
+def test_images_that_repeat_without_half_sets_are_not_parted(run, particles, tmp_path) -> None:
+    """A merged table, its images twice at different poses: noise must not meet itself in the half maps."""
+    before = read_particles(particles)
+    expanded = expand_by_symmetry(before, symmetry_group("C2"), np.random.default_rng(0))
+    write_particles(tmp_path / "merged.star", replace(expanded, half=None))
+    together = run("reconstruct", input=tmp_path / "merged.star", output=tmp_path / "together")
+    assert any("half sets were drawn" in notice for notice in together.notices)
+    write_particles(tmp_path / "parted.star", replace(expanded, half=1 + np.arange(80) % 2))
+    parted = run("reconstruct", input=tmp_path / "parted.star", output=tmp_path / "parted")
+    assert any("40 images are in both half sets" in notice for notice in parted.notices)
 
 
 def test_what_is_refused(run, particles, tmp_path) -> None:

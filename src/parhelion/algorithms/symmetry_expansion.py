@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from parhelion.contracts import Observer
 from parhelion.errors import MetadataError
 from parhelion.geometry.symmetry import SymmetryGroup
 from parhelion.model.particles import ParticleSet
@@ -34,7 +35,7 @@ def expand_by_symmetry(
     copies, count = len(group), len(particles)
     row = np.repeat(np.arange(count), copies)
     operator = np.tile(np.arange(copies), count)
-    half = particles.half if particles.half is not None else _halves_of_images(particles, generator)
+    half = particles.half if particles.half is not None else halves_of_images(particles, generator)
     views = particles.views
     names = ("image_path", "particle", "tilt_rotation", "dose")
     changed = {name: getattr(views, name)[row] for name in views.__dataclass_fields__ if name not in names}
@@ -52,11 +53,43 @@ def expand_by_symmetry(
     )
 
 
-def _halves_of_images(particles: ParticleSet, generator: np.random.Generator) -> np.ndarray:
-    """Half sets 1 and 2 of equal size, the same for particles that share an image."""
+def image_numbers(particles: ParticleSet) -> np.ndarray:
+    """A number per single particle that those share which show the same image, from 0 without gaps."""
     views = particles.views
-    key = np.stack([views.path_id, views.image_index])
-    image = np.unique(key, axis=1, return_inverse=True)[1].reshape(-1)
-    count = int(image.max()) + 1
-    drawn = generator.permutation(1 + np.arange(count) % 2)
+    key = views.image_index.astype(np.int64) * len(views.image_path) + views.path_id
+    return np.asarray(np.unique(key, return_inverse=True)[1])
+
+
+def halves_of_images(particles: ParticleSet, generator: np.random.Generator) -> np.ndarray:
+    """Half sets 1 and 2 of equal size, the same for particles that share an image."""
+    image = image_numbers(particles)
+    drawn = generator.permutation(1 + np.arange(int(image.max()) + 1) % 2)
     return drawn[image]
+
+
+def keep_copies_together(particles: ParticleSet, observer: Observer) -> ParticleSet:
+    """The particles with half sets in which copies of one image do not meet, where images repeat.
+
+    Half sets are drawn where there are none; given ones are kept, with a notice where they part copies: their
+    FSC would show the noise that the copies share.
+    """
+    if len(particles.views) != len(particles):
+        return particles
+    image = image_numbers(particles)
+    if int(image.max()) + 1 == len(image):
+        return particles
+    if particles.half is None:
+        observer.notice("several particles show one image; half sets were drawn so that they stay together")
+        return replace(particles, half=halves_of_images(particles, np.random.default_rng(11)))
+    first = np.full(int(image.max()) + 1, 3)
+    last = np.zeros_like(first)
+    np.minimum.at(first, image, particles.half)
+    np.maximum.at(last, image, particles.half)
+    parted = int((first != last).sum())
+    if parted:
+        observer.notice(
+            f"{parted} images are in both half sets, at different poses: the half maps share their "
+            "noise, and the "
+            "resolution will look better than it is"
+        )
+    return particles

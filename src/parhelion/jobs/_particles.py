@@ -50,6 +50,7 @@ def read_with_images(
     What was assumed, dropped or found out goes to ``observer`` as notices. Raises InputError where there is
     nothing to work with.
     """
+    from parhelion.algorithms.symmetry_expansion import keep_copies_together
     from parhelion.io.particles import check_images, read_particles
     from parhelion.io.source import StackSource
 
@@ -58,6 +59,7 @@ def read_with_images(
     particles, missing = check_images(particles)
     for note in (*notes, *missing):
         observer.notice(note)
+    particles = keep_copies_together(particles, observer)
     colour = contrast_of(particles, contrast, observer)
     return particles, StackSource(particles, colour)
 
