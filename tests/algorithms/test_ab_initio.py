@@ -39,7 +39,11 @@ def found_map(symmetry: str, starts: int):
     settings = AbInitioSettings(
         diameter_angstrom=140.0, symmetry=symmetry, starts=starts, rounds=20, final_resolution_angstrom=18.0
     )
-    result = ab_initio(
+    return truth, found_in(simulated, settings)
+
+
+def found_in(simulated, settings: AbInitioSettings):
+    return ab_initio(
         simulated.particles,
         Images(simulated),
         settings,
@@ -47,7 +51,6 @@ def found_map(symmetry: str, starts: int):
         observer=SilentObserver(),
         cancel=Never(),
     )
-    return truth, result
 
 
 @pytest.mark.parametrize("symmetry", ["C1", "D2"])
@@ -73,6 +76,14 @@ def test_limits_that_make_no_sense_are_refused():
     )
     with pytest.raises(ParameterError, match="finer"):
         shell_limits(settings, 200.0, 30)
+
+
+def test_a_small_particle_in_a_small_box_stays_below_nyquist():
+    """Its resolution limits lie within a margin of Nyquist, beyond which there is no transform to keep."""
+    truth = demo_molecule(28, 4.86, symmetry=symmetry_group("C1"), diameter_angstrom=80.0)
+    simulated = simulate_particles(truth, 40, snr=0.5, seed=3)
+    result = found_in(simulated, AbInitioSettings(diameter_angstrom=89.0, starts=1, rounds=2))
+    assert result.volume.box == 28
 
 
 def test_maps_live_on_a_grid_that_holds_the_last_shell():

@@ -166,7 +166,7 @@ def _problem(
     prepare.check_diameter(diameter, source.box, pixel)
     extent = source.box * pixel
     first, last = shell_limits(settings, extent, prepare.highest_shell(source.box, pixel, None))
-    points = FourierPoints(source.box, int(np.ceil(last)) + MASK_MARGIN_SHELLS)
+    points = FourierPoints(source.box, kept_shell(source.box, pixel, last))
     particles = prepare.with_noise_groups(particles)
     loader = ParticleLoader(
         particles=particles,
@@ -210,7 +210,7 @@ def planned_bytes(
     prepare.check_diameter(settings.diameter_angstrom, box, pixel_size_angstrom)
     extent = box * pixel_size_angstrom
     _, last = shell_limits(settings, extent, prepare.highest_shell(box, pixel_size_angstrom, None))
-    points = FourierPoints(box, int(np.ceil(last)) + MASK_MARGIN_SHELLS)
+    points = FourierPoints(box, kept_shell(box, pixel_size_angstrom, last))
     sums = 12 * ORIENTATIONS * points.count(last)
     cache = min(_cache_bytes(available_bytes), 8 * len(points) * count)
     maps = (8 + settings.starts) * 4 * (2 * map_box(points.max_shell, box)) ** 3
@@ -237,6 +237,12 @@ def shell_limits(settings: AbInitioSettings, extent_angstrom: float, highest: in
             "the first, and the first finer than half of the box"
         )
     return first, last
+
+
+def kept_shell(box: int, pixel_size_angstrom: float, last_shell: float) -> int:
+    """The highest shell whose transforms are kept: a margin beyond the last limit, as far as images go."""
+    highest = prepare.highest_shell(box, pixel_size_angstrom, None)
+    return min(int(np.ceil(last_shell)) + MASK_MARGIN_SHELLS, highest)
 
 
 def map_box(max_shell: int, box: int) -> int:
