@@ -173,10 +173,28 @@ def test_masks_of_any_binning_cover_the_same_area() -> None:
         contaminated_region(made, mask[:20], 0.5, 0.0)
 
 
-def test_outliers_of_peaks_and_radii_that_do_not_fit() -> None:
+def test_outliers_of_peaks() -> None:
     values = np.concatenate([np.random.default_rng(0).normal(size=200), [9.0, -9.0]])
-    assert list(np.flatnonzero(abnormal(values, 0.1))) == [200, 201]
-    assert not abnormal(np.array([1.0, 100.0]), 0.1).any()
+    even = np.ones(202)
+    assert list(np.flatnonzero(abnormal(values, 0.1, even))) == [200, 201]
+    assert not abnormal(np.array([1.0, 100.0]), 0.1, even[:2]).any()
+
+
+def test_peaks_of_noise_do_not_say_what_is_usual() -> None:
+    """Weak peaks of noise about 0 and strong ones at 10: neither is unusual, what lies beyond both is."""
+    rng = np.random.default_rng(1)
+    values = np.concatenate([rng.normal(0, 1, 150), rng.normal(10, 1, 150), [30.0, -9.0]])
+    height = np.concatenate([np.full(150, 3.0), np.full(150, 9.0), [9.0, 3.0]])
+    assert list(np.flatnonzero(abnormal(values, 0.1, height, 0.0))) == [300, 301]
+
+
+@pytest.mark.parametrize("threshold", [3.0, 3.5])
+def test_a_low_threshold_loses_no_particle(threshold) -> None:
+    found = pick(micrograph(), threshold_sigmas=threshold)
+    assert found_of(found)[0] == len(SPOTS)
+
+
+def test_radii_that_do_not_fit() -> None:
     with pytest.raises(ParameterError, match="maximum radius"):
         PickSettings(maximum_radius_angstrom=50.0, characteristic_radius_angstrom=60.0)
 

@@ -107,10 +107,18 @@ def wide_contamination(
     return np.asarray(distance <= radius_angstrom)
 
 
-def abnormal(values: np.ndarray, least_sigma: float) -> np.ndarray:
-    """Which of the peaks' ``values (n,)`` lie more than four robust deviations from their median."""
+def abnormal(
+    values: np.ndarray, least_sigma: float, height: np.ndarray, background: float | None = None
+) -> np.ndarray:
+    """Which of the peaks' ``values (n,)`` lie more than four robust deviations from what is usual.
+
+    Usual is the median of the stronger half by ``height (n,)``: at a low threshold most peaks are noise, and
+    the median of all would be theirs. Whatever lies between it and the ``background`` is usual too.
+    """
     if len(values) < 3:
         return np.zeros(len(values), bool)
-    middle = np.median(values)
-    sigma = max(MAD_TO_SIGMA * float(np.median(np.abs(values - middle))), least_sigma)
-    return np.asarray(np.abs(values - middle) > PEAK_SIGMAS * sigma)
+    strong = values[height >= np.median(height)]
+    middle = float(np.median(strong))
+    sigma = max(MAD_TO_SIGMA * float(np.median(np.abs(strong - middle))), least_sigma)
+    low, high = (middle, middle) if background is None else sorted((middle, background))
+    return np.asarray((values < low - PEAK_SIGMAS * sigma) | (values > high + PEAK_SIGMAS * sigma))

@@ -211,7 +211,8 @@ def _choose(
     refused: dict[str, int] = {}
     if settings.avoid_abnormal_means:
         for _ in range(2):
-            bad = wide_contamination(maps, micrograph, maps.mean[_at(yx)], radius)
+            strong = yx[: (len(yx) + 1) // 2]  # peaks come in falling order of height
+            bad = wide_contamination(maps, micrograph, maps.mean[_at(strong)], radius)
             yx, height = peaks(allowed & ~bad)
         if found > len(yx):
             refused["contamination"] = found - len(yx)
@@ -247,11 +248,11 @@ def _unbelievable(
     if len(yx) == 0:
         return found
     if settings.avoid_abnormal_means:
-        found["abnormal local mean"] = abnormal(maps.mean[_at(yx)], maps.sigma)
+        found["abnormal local mean"] = abnormal(maps.mean[_at(yx)], maps.sigma, height, maps.mode)
     if settings.avoid_high_variance:
         variance = maps.variance[_at(yx)]
         above = variance > np.median(variance)
-        found["high local variance"] = abnormal(variance, 0.0) & above
+        found["high local variance"] = abnormal(variance, 0.0, height) & above
     if settings.reject_large and settings.method == "blob":
         large = blob_score(micrograph, scored.background, LARGE_RADII * settings.maximum_radius_angstrom, ctf)
         found["larger than a particle"] = large[_at(yx)] > LARGE_SHARE * scored.score[_at(yx)]
