@@ -14,7 +14,7 @@ from torch import Tensor
 from parhelion.engine.planar_soft import Assigned, FoldedSums, PlanarBank, PlanarImages, peak_about
 from parhelion.kernels import dispatch
 
-ENTRIES = 192
+ENTRIES = 96
 """Candidates of a class scored at once: their products stay in the cache."""
 LEAST_WEIGHT = 1e-3
 """Candidates with less of a particle's posterior are left out of the sums."""
@@ -93,16 +93,17 @@ def score_class(
     place = _places(hits, number)
     bank = PlanarBank.of(slices[None])
     norm = images.ctf2 @ bank.power.T
-    phases = torch.cat((fine.ramps.real, -fine.ramps.imag), 1).T.contiguous()  # (2k, t)
+    real, imaginary = fine.ramps.real.T.contiguous(), -fine.ramps.imag.T.contiguous()  # (k, t)
     scores = [images.ctf2.new_zeros((0, fine.within, len(fine.shifts)))]
     for part in place.split(ENTRIES) if len(place) else ():
         row, hit = part.T
-        moved = images.moved[row] * coarse_ramps[hits.shift[row, hit]].conj()
+        x, y = _parts(images.moved[row] * coarse_ramps[hits.shift[row, hit]].conj())
         fold, sign = _fine_rows(hits.angle[row, hit], fine.within, len(slices))
-        reference = torch.complex(bank.real[fold], bank.imaginary[fold] * sign)  # (e, b, k)
-        product = moved.conj().unsqueeze(1) * reference
-        parts = torch.cat((product.real, product.imag), 2).flatten(0, 1)
-        cross = (parts @ phases).view(len(part), fine.within, -1)
+        u, v = bank.real[fold], bank.imaginary[fold].mul_(sign)  # (e, b, k)
+        # conj(X) P and its product with the ramps, real numbers throughout: a quarter of the time of complex
+        cross = (x * u).addcmul_(y, v).flatten(0, 1) @ real
+        cross.addmm_((x * v).addcmul_(y, u, value=-1).flatten(0, 1), imaginary)
+        cross = cross.view(len(part), fine.within, -1)
         scores.append(2 * cross - norm[row[:, None], fold].unsqueeze(2))
     return torch.cat(scores), place
 
@@ -195,12 +196,14 @@ def add_class(
     for part in place.split(ENTRIES) if len(place) else ():
         row, hit = part.T
         chosen = weight[row, hit]  # (e, b, t)
-        moved = images.moved[row] * coarse_ramps[hits.shift[row, hit]].conj()
+        x, y = _parts(images.moved[row] * coarse_ramps[hits.shift[row, hit]].conj())
         back = (chosen.flatten(0, 1) @ phases).view(len(part), fine.within, 2, k)
-        value = moved.unsqueeze(1) * torch.complex(back[:, :, 0], back[:, :, 1])
+        u, v = back[:, :, 0], back[:, :, 1]
         fold, sign = _fine_rows(hits.angle[row, hit], fine.within, len(slices))
-        rows = torch.cat((value.real, value.imag * sign), 2).flatten(0, 1)
-        sums.index_add_(0, fold.reshape(-1), rows)
+        rows = torch.empty((len(part), fine.within, 2 * k), device=device)
+        torch.mul(x, u, out=rows[:, :, :k]).addcmul_(y, v, value=-1)
+        torch.mul(x, v, out=rows[:, :, k:]).addcmul_(y, u).mul_(sign)
+        sums.index_add_(0, fold.reshape(-1), rows.flatten(0, 1))
         share = chosen.sum(2)
         denominator.index_add_(
             0, fold.reshape(-1), (share.unsqueeze(2) * images.ctf2[row].unsqueeze(1)).flatten(0, 1)
@@ -213,6 +216,11 @@ def add_class(
         residual=residual.double().sum(0),
         size=mass[(hits.category == number)].double().sum().reshape(1),
     )
+
+
+def _parts(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Real and imaginary parts ``(e, 1, k)`` of ``(e, k)``, each contiguous."""
+    return values.real.contiguous().unsqueeze(1), values.imag.contiguous().unsqueeze(1)
 
 
 def _places(hits: Hits, number: int) -> Tensor:
