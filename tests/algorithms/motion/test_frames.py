@@ -105,7 +105,7 @@ def test_dead_and_broken_frames() -> None:
     assert "not finite" in found.findings[1]
     assert np.isfinite(found.frame(2)).all() and not found.bad_pixels.any()
     assert not found.frame(1).any()
-    with pytest.raises(InputError, match="none of the 2 frames of the movie was exposed"):
+    with pytest.raises(InputError, match="none of the 2 frames of the movie shows anything"):
         CorrectedFrames(Frames(np.zeros((2, 32, 32))))
 
 
@@ -225,7 +225,8 @@ def test_a_compressed_movie_is_read_once(tmp_path: Path) -> None:
     assert lean.reads == 6
     tifffile.imwrite(tmp_path / "a.tif", frames, compression="lzw", photometric="minisblack")
     movie = CorrectedFrames(open_movie(tmp_path / "a.tif"))
-    np.testing.assert_array_equal(movie.frame(4), frames[4])
+    # the last row of a TIFF page comes first (io/tiff)
+    np.testing.assert_array_equal(movie.frame(4), frames[4][::-1])
     assert movie.path == tmp_path / "a.tif"
 
 

@@ -93,7 +93,10 @@ class CorrectedFrames:
         room = 4 * self.count * self.shape[0] * self.shape[1] if keep else 0
         survey = survey_frames(source, keep_bytes=room, workers=workers)
         if survey.live == 0:
-            raise InputError(f"none of the {self.count} frames of {_name(source)} was exposed")
+            raise InputError(
+                f"none of the {self.count} frames of {_name(source)} shows anything: each is zero, or of one "
+                "value, everywhere"
+            )
         self._kept = survey.kept
         self.dead_frames = survey.dead
         self._not_finite = survey.not_finite > 0

@@ -82,106 +82,122 @@ def ring_powers(planes, shell, runs, out):  # type: ignore[no-untyped-def]  # pr
 
 
 @_jit
-def plain_slope_factors(total, shell, runs, table, of_frame, row0, row1):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """``slope_factors`` without a pattern: ``table`` ``(shells,)`` float32 is 1 / (N D) per ring.
+def _move(fr, fi, xr, xi, yr, yi, mr, mi, tr, ti):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """A row of a frame moved by its ramps: to ``mr``, ``mi``, and added to ``tr``, ``ti``."""
+    for x in range(len(fr)):
+        ar = yr * xr[x] - yi * xi[x]
+        ai = yr * xi[x] + yi * xr[x]
+        real = ar * fr[x] - ai * fi[x]
+        imaginary = ar * fi[x] + ai * fr[x]
+        mr[x] = real
+        mi[x] = imaginary
+        tr[x] += real
+        ti[x] += imaginary
 
-    What the likelihood has beyond the powers returned here does not depend on shifts.
+
+@_jit
+def _slope(wr, wi, mr, mi, f):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Σ f Im(w m) and Σ Im(w m) of a row."""
+    along = np.float32(0.0)
+    across = np.float32(0.0)
+    for x in range(len(f)):
+        z = wr[x] * mi[x] + wi[x] * mr[x]
+        along += f[x] * z
+        across += z
+    return along, across
+
+
+@_jit
+def plain_likelihood(frames, ramp_y, ramp_x, shell, runs, table, fy, fx, out, row0, row1):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """The likelihood without a pattern of rows ``row0`` to ``row1``, as far as it depends on shifts.
+
+    Its slope with each frame's shift along x and y is added to ``out`` ``(n, 2)``; ``table`` ``(shells,)``
+    float32 is 1 / (N D) per ring. A row's moved frames stay in the cache between sum and slope.
     """
-    value = 0.0
+    count, width = frames.shape[0], frames.shape[3]
+    moved, total = np.empty((2, count, width), np.float32), np.empty((2, width), np.float32)
+    four_pi, value = 4.0 * np.pi, 0.0
     for y in range(row0, row1):
         first, last = runs[y, 0], runs[y, 1]
-        tr, ti, ring = total[0, y, first:last], total[1, y, first:last], shell[y, first:last]
-        wr, wi = of_frame[0, y, first:last], of_frame[1, y, first:last]
+        tr, ti, ring, f = (
+            total[0, : last - first],
+            total[1, : last - first],
+            shell[y, first:last],
+            fx[first:last],
+        )
+        tr[:] = 0.0
+        ti[:] = 0.0
+        for i in range(count):
+            _move(
+                frames[i, 0, y, first:last], frames[i, 1, y, first:last],
+                ramp_x[i, 0, first:last], ramp_x[i, 1, first:last], ramp_y[i, 0, y], ramp_y[i, 1, y],
+                moved[0, i], moved[1, i], tr, ti,
+            )  # fmt: skip
         power = np.float32(0.0)
         for x in range(last - first):
             factor = table[ring[x]]
-            wr[x] = factor * tr[x]
-            wi[x] = -factor * ti[x]
             power += factor * (tr[x] * tr[x] + ti[x] * ti[x])
+            tr[x] *= factor
+            ti[x] *= -factor
         value += float(power)
+        for i in range(count):
+            along, across = _slope(tr, ti, moved[0, i], moved[1, i], f)
+            out[i, 0] += four_pi * along
+            out[i, 1] += four_pi * fy[y] * across
     return value
 
 
 @_jit
-def slope_factors(  # type: ignore[no-untyped-def]
-    total, phase, plain, shell, runs, table, of_frame, of_phase, row0, row1
+def pattern_likelihood(  # type: ignore[no-untyped-def]
+    frames, plain, amplitude, ramp_y, ramp_x, shell, runs, table, fy, fx, out, row0, row1
 ):  # pragma: no cover
-    """The likelihood of rows ``row0`` to ``row1``, and the factors of its slope per point.
+    """The likelihood with a pattern of rows ``row0`` to ``row1``; its slope is added to ``out`` ``(n, 2)``.
 
-    ``table`` ``(shells, 4)``: 1/N, c, Σq² + N/S, and Σq² S/N + 1, which is 1 for a ring without signal (see
-    likelihood.py). A frame's slope at a point is the imaginary part of ``q a (of_frame F + of_phase)``
-    times the frequency and 4π.
+    ``plain`` ``(2, ny, nx)`` is the sum of the frames as they are; ``table`` ``(shells, 4)``: 1/N, c, Σq² +
+    N/S, and Σq² S/N + 1, which is 1 for a ring without signal (see likelihood.py). A frame's slope at a point
+    is the imaginary part of ``a (w F + v q)`` times the frequency and 4π.
     """
-    value = 0.0
+    count, width = frames.shape[0], frames.shape[3]
+    moved, phase = np.empty((2, count, width), np.float32), np.empty((2, count, width), np.float32)
+    total, mean = np.empty((2, width), np.float32), np.empty((2, width), np.float32)
+    left, nothing = np.empty(width, np.float32), np.zeros(width, np.float32)
+    four_pi, value = 4.0 * np.pi, 0.0
     for y in range(row0, row1):
-        for x in range(runs[y, 0], runs[y, 1]):
-            s = shell[y, x]
-            if table[s, 3] <= 1.0:
-                of_frame[0, y, x] = 0.0
-                of_frame[1, y, x] = 0.0
-                of_phase[0, y, x] = 0.0
-                of_phase[1, y, x] = 0.0
+        first, last = runs[y, 0], runs[y, 1]
+        size = last - first
+        tr, ti, mr, mi = total[0, :size], total[1, :size], mean[0, :size], mean[1, :size]
+        ring, f, q = shell[y, first:last], fx[first:last], left[:size]
+        total[:] = 0.0
+        mean[:] = 0.0
+        for i in range(count):
+            xr, xi, yr, yi = (
+                ramp_x[i, 0, first:last],
+                ramp_x[i, 1, first:last],
+                ramp_y[i, 0, y],
+                ramp_y[i, 1, y],
+            )
+            fr, fi = frames[i, 0, y, first:last], frames[i, 1, y, first:last]
+            _move(fr, fi, xr, xi, yr, yi, moved[0, i], moved[1, i], tr, ti)
+            for x in range(size):
+                q[x] = amplitude[i, ring[x]]
+            _move(q, nothing[:size], xr, xi, yr, yi, phase[0, i], phase[1, i], mr, mi)
+        for x in range(size):
+            inverse_noise, c, depth, ratio = table[ring[x]]
+            if ratio <= 1.0:
+                tr[x], ti[x], mr[x], mi[x] = 0.0, 0.0, 0.0, 0.0
                 continue
-            inverse_noise, c = table[s, 0], table[s, 1]
-            m = complex(phase[0, y, x], phase[1, y, x])
-            u = complex(plain[0, y, x], plain[1, y, x])
-            g = complex(total[0, y, x], total[1, y, x]) - c * m * u
+            m = complex(mr[x], mi[x])
+            u = complex(plain[0, y, first + x], plain[1, y, first + x])
+            g = complex(tr[x], ti[x]) - c * m * u
             power = (g.real * g.real + g.imag * g.imag) * inverse_noise
-            d = table[s, 2] - c * (m.real * m.real + m.imag * m.imag)
-            value += power / d - np.log(table[s, 3] * d / table[s, 2])
+            d = depth - c * (m.real * m.real + m.imag * m.imag)
+            value += power / d - np.log(ratio * d / depth)
             w = g.conjugate() * (inverse_noise / d)
             v = m.conjugate() * (c * (power / d + 1.0) / d) - w * c * u
-            of_frame[0, y, x] = w.real
-            of_frame[1, y, x] = w.imag
-            of_phase[0, y, x] = v.real
-            of_phase[1, y, x] = v.imag
+            tr[x], ti[x], mr[x], mi[x] = w.real, w.imag, v.real, v.imag
+        for i in range(count):
+            along, across = _slope(tr, ti, moved[0, i], moved[1, i], f)
+            more_along, more_across = _slope(mr, mi, phase[0, i], phase[1, i], f)
+            out[i, 0] += four_pi * (along + more_along)
+            out[i, 1] += four_pi * fy[y] * (across + more_across)
     return value
-
-
-@_jit
-def frame_slope(frames, ramp_y, ramp_x, runs, of_frame, fy, fx, out, row0, row1):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Adds to ``out`` ``(n, 2)`` the slope of the likelihood with each frame's shift along x and y."""
-    four_pi = 4.0 * np.pi
-    for i in range(frames.shape[0]):
-        sum_x, sum_y = 0.0, 0.0
-        for y in range(row0, row1):
-            first, last = runs[y, 0], runs[y, 1]
-            yr, yi = ramp_y[i, 0, y], ramp_y[i, 1, y]
-            xr, xi, f = ramp_x[i, 0, first:last], ramp_x[i, 1, first:last], fx[first:last]
-            fr, fi = frames[i, 0, y, first:last], frames[i, 1, y, first:last]
-            wr, wi = of_frame[0, y, first:last], of_frame[1, y, first:last]
-            along = np.float32(0.0)
-            across = np.float32(0.0)
-            for x in range(last - first):
-                br = wr[x] * fr[x] - wi[x] * fi[x]
-                bi = wr[x] * fi[x] + wi[x] * fr[x]
-                z = (yr * xr[x] - yi * xi[x]) * bi + (yr * xi[x] + yi * xr[x]) * br
-                along += f[x] * z
-                across += z
-            sum_x += float(along)
-            sum_y += float(fy[y] * across)
-        out[i, 0] += four_pi * sum_x
-        out[i, 1] += four_pi * sum_y
-
-
-@_jit
-def phase_slope(  # type: ignore[no-untyped-def]
-    ramp_y, ramp_x, amplitude, shell, runs, of_phase, fy, fx, out, row0, row1
-):  # pragma: no cover
-    """Adds to ``out`` ``(n, 2)`` the part of the slope that a fixed pattern makes."""
-    four_pi = 4.0 * np.pi
-    for i in range(len(amplitude)):
-        q, xr, xi = amplitude[i], ramp_x[i, 0], ramp_x[i, 1]
-        sum_x, sum_y = 0.0, 0.0
-        for y in range(row0, row1):
-            yr, yi, ring, vr, vi = ramp_y[i, 0, y], ramp_y[i, 1, y], shell[y], of_phase[0, y], of_phase[1, y]
-            along = np.float32(0.0)
-            across = np.float32(0.0)
-            for x in range(runs[y, 0], runs[y, 1]):
-                z = q[ring[x]] * ((yr * xr[x] - yi * xi[x]) * vi[x] + (yr * xi[x] + yi * xr[x]) * vr[x])
-                along += fx[x] * z
-                across += z
-            sum_x += float(along)
-            sum_y += float(fy[y] * across)
-        out[i, 0] += four_pi * sum_x
-        out[i, 1] += four_pi * sum_y

@@ -15,7 +15,6 @@ not depend on the shift. With a pattern, ``c`` takes the unaligned mean away and
 back the repulsion from zero shift that plain subtraction causes.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
@@ -24,6 +23,7 @@ import numpy as np
 
 from parhelion.algorithms.motion import kernels
 from parhelion.algorithms.motion.band import Band
+from parhelion.algorithms.motion.climb import climb
 from parhelion.contracts import Executor, SerialExecutor
 
 PARTS = 8
@@ -37,8 +37,6 @@ UNRESOLVED = 0.9
 
 ENOUGH = 0.99
 """Share of the information about shifts that the rings in use hold; the finest cost most and add least."""
-Factors = Callable[[tuple[int, int]], tuple[float, np.ndarray | None]]
-"""For a range of rows: the likelihood, and the pattern's factors of the slope where there is a pattern."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +89,7 @@ class Frames:
         def work(rows: tuple[int, int]) -> None:
             kernels.aligned_sums(self.data, *ramps, self.band.runs, total, *rows)
 
-        for _ in self.executor.map(work, self.parts()):
+        for _ in self.executor.map(work, self.parts):
             pass
         return total
 
@@ -103,10 +101,11 @@ class Frames:
         def work(rows: tuple[int, int]) -> None:
             kernels.phase_sums(*ramps, self.amplitude, band.shell, band.runs, phase, *rows)
 
-        for _ in self.executor.map(work, self.parts()):
+        for _ in self.executor.map(work, self.parts):
             pass
         return phase
 
+    @cached_property
     def parts(self) -> list[tuple[int, int]]:
         """Ranges of rows to work on one by one."""
         wanted = int(np.clip(self.data.size // (2 * POINTS_PER_PART), 1, PARTS))
@@ -248,7 +247,7 @@ class Likelihood:
 
     @cached_property
     def table(self) -> np.ndarray:
-        """What ``kernels.slope_factors`` needs per ring: 1/N, c, Σq² + N/S, Σq² S/N + 1."""
+        """What ``kernels.pattern_likelihood`` needs per ring: 1/N, c, Σq² + N/S, Σq² S/N + 1."""
         noise, signal, pattern = self.powers.noise, self.powers.signal, self.powers.pattern
         squares, ratio = self.frames.squares, signal / noise
         c = pattern / (noise + len(self.frames.data) * pattern)
@@ -269,55 +268,32 @@ class Likelihood:
         """The likelihood (up to ``constant``) at shifts ``(n, 2)`` and its slope ``(n, 2)`` per pixel."""
         frames, band = self.frames, self.frames.band
         ramps = band.ramps(shift_px)
-        total = frames.sums_of(ramps)
-        of_frame = np.empty_like(total)
         steps = (band.frequency_y, band.frequency_x)
-        if self.powers.pattern.any():
-            factors = self._pattern_factors(ramps, total, of_frame)
-        else:
-            factors = self._plain_factors(total, of_frame)
+        table, rest = self.table, 0.0
+        pattern = bool(self.powers.pattern.any())
+        if not pattern:
+            signal = table[:, 3] > 1
+            rest = -float((band.shell_count * np.log(table[:, 3]))[signal].sum())
+            table = np.where(signal, table[:, 0] / table[:, 2], 0.0).astype(np.float32)
 
         def work(rows: tuple[int, int]) -> tuple[float, np.ndarray]:
             out = np.zeros((len(frames.data), 2))
-            value, of_phase = factors(rows)
-            kernels.frame_slope(frames.data, *ramps, band.runs, of_frame, *steps, out, *rows)
-            if of_phase is not None:
-                kernels.phase_slope(
-                    *ramps, frames.amplitude, band.shell, band.runs, of_phase, *steps, out, *rows
+            if pattern:
+                value = kernels.pattern_likelihood(
+                    frames.data, frames.plain, frames.amplitude, *ramps, band.shell, band.runs, table, *steps,
+                    out, *rows,
+                )  # fmt: skip
+            else:
+                value = kernels.plain_likelihood(
+                    frames.data, *ramps, band.shell, band.runs, table, *steps, out, *rows
                 )
             return value, out
 
-        value, slope = 0.0, np.zeros((len(frames.data), 2))
-        for part, out in frames.executor.map(work, frames.parts()):
+        value, slope = rest, np.zeros((len(frames.data), 2))
+        for part, out in frames.executor.map(work, frames.parts):
             value += part
             slope += out
         return value, slope
-
-    def _plain_factors(self, total: np.ndarray, of_frame: np.ndarray) -> Factors:
-        band, table = self.frames.band, self.table
-        per_ring = np.where(table[:, 3] > 1, table[:, 0] / table[:, 2], 0.0).astype(np.float32)
-        # the rest of the likelihood, the same at all shifts, goes to the first rows
-        rest = -float((band.shell_count * np.log(table[:, 3]))[table[:, 3] > 1].sum())
-
-        def factors(rows: tuple[int, int]) -> tuple[float, np.ndarray | None]:
-            value = kernels.plain_slope_factors(total, band.shell, band.runs, per_ring, of_frame, *rows)
-            return value + (rest if rows[0] == 0 else 0.0), None
-
-        return factors
-
-    def _pattern_factors(
-        self, ramps: tuple[np.ndarray, np.ndarray], total: np.ndarray, of_frame: np.ndarray
-    ) -> Factors:
-        frames, band, table = self.frames, self.frames.band, self.table
-        phase, of_phase = frames.phases(ramps), np.empty_like(total)
-
-        def factors(rows: tuple[int, int]) -> tuple[float, np.ndarray | None]:
-            value = kernels.slope_factors(
-                total, phase, frames.plain, band.shell, band.runs, table, of_frame, of_phase, *rows
-            )
-            return value, of_phase
-
-        return factors
 
     def information(self) -> np.ndarray:
         """Expected curvature ``(n, n)`` per axis in 1/px² of the likelihood, without a pattern.
@@ -339,48 +315,6 @@ class Likelihood:
     ) -> tuple[np.ndarray, float, int]:
         """The shifts that maximise likelihood and prior, from ``start`` ``(n, 2)``: shifts, value, rounds.
 
-        ``prior`` ``(n, n)`` is the curvature of a quadratic prior per axis. Steps are Newton's with the
-        expected curvature, halved until the value rises; they end when none moves a frame by
-        ``threshold_px``, with that last step made.
+        ``prior`` ``(n, n)`` is the curvature of a quadratic prior per axis; the rest as ``climb.climb``.
         """
         return climb(self.evaluate, self.information() + prior, prior, start, threshold_px, iterations)
-
-
-def climb(
-    evaluate: Callable[[np.ndarray], tuple[float, np.ndarray]],
-    curvature: np.ndarray,
-    prior: np.ndarray,
-    start: np.ndarray,
-    threshold_px: float,
-    iterations: int,
-    *,
-    centred: bool = True,
-    furthest: Callable[[np.ndarray], float] = lambda step: float(np.abs(step).max(initial=0.0)),
-) -> tuple[np.ndarray, float, int]:
-    """Newton's method for shifts ``(n, 2)``, the axes apart, as ``Likelihood.climb`` describes.
-
-    ``centred`` takes the mean of the start away, which the likelihood of frames does not know; ``furthest``
-    says how far a step moves a frame at most.
-    """
-    inverse = np.linalg.pinv(curvature, rcond=1e-9, hermitian=True)
-    shift = start - start.mean(axis=0) if centred else start
-
-    def both(at: np.ndarray) -> tuple[float, np.ndarray]:
-        value, slope = evaluate(at)
-        return value - 0.5 * float((at * (prior @ at)).sum()), slope - prior @ at
-
-    value, slope = both(shift)
-    for iteration in range(1, iterations + 1):
-        step = inverse @ slope
-        longest = furthest(step)
-        for _ in range(6):
-            found, found_slope = both(shift + step)
-            if found >= value:
-                shift, value, slope = shift + step, found, found_slope
-                break
-            step = step / 2
-        else:
-            return shift, value, iteration
-        if longest < threshold_px:
-            return shift, value, iteration
-    return shift, value, iterations

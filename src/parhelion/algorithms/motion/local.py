@@ -12,14 +12,8 @@ from functools import partial
 
 import numpy as np
 
-from parhelion.algorithms.motion.likelihood import (
-    Frames,
-    Likelihood,
-    Powers,
-    climb,
-    powers_of_rings,
-    useful_limit,
-)
+from parhelion.algorithms.motion.climb import climb
+from parhelion.algorithms.motion.likelihood import Frames, Likelihood, Powers, powers_of_rings, useful_limit
 from parhelion.algorithms.motion.patches import Patches, cut_patches
 from parhelion.algorithms.motion.polynomial import TERMS, LocalMotion, basis
 from parhelion.contracts import Executor

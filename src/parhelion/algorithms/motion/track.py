@@ -14,6 +14,8 @@ PATTERN_PRICE = 15.0
 noise gains up to about half of that."""
 SAME_PX = 0.5
 """Candidates that agree to this are one."""
+ROUGH = 10
+"""Most rounds of each refinement of a candidate, which is to rank it only."""
 CONVERGED = 0.02
 """Relative change of the information about shifts below which the powers count as settled."""
 
@@ -70,9 +72,10 @@ def find_track(frames: Frames, settings: TrackSettings) -> Track:
             roughness_px=np.inf,
             gain=0.0,
         )
+    at_rest = measure_powers(frames, still)
     tracks = first_tracks(
         frames,
-        measure_powers(frames, still).noise,
+        at_rest.noise,
         SearchSettings(
             detail_px=settings.detail_px,
             max_shift_px=settings.max_shift_px,
@@ -80,12 +83,10 @@ def find_track(frames: Frames, settings: TrackSettings) -> Track:
             bfactor_px2=settings.bfactor_px2,
         ),
     )
-    coarse = frames.up_to(1 / settings.detail_px)
-    tracks = _distinct(tracks)
-    refined = [_refine(coarse, track, settings, 2, pattern) for pattern in (False, True) for track in tracks]
-    best = max(refined, key=_Fit.worth)
+    best = _best(frames.up_to(1 / settings.detail_px), _distinct(tracks), settings)
     final = _refine(frames, best.shift, settings, STAGES, best.pattern)
-    base = _value(frames, still)
+    rest = Likelihood(frames=frames, powers=at_rest)
+    base = rest.constant() + rest.evaluate(still)[0]
     if settings.smooth and count > 3:
         final = _smoothed(final, settings)
     information = final.likelihood.information() + final.prior
@@ -126,11 +127,13 @@ def _distinct(tracks: list[np.ndarray]) -> list[np.ndarray]:
     return kept
 
 
-def _value(frames: Frames, shift: np.ndarray) -> float:
-    """The comparable likelihood of a track with powers measured at it."""
-    powers = measure_powers(frames, shift)
-    likelihood = Likelihood(frames=frames, powers=powers)
-    return likelihood.constant() + likelihood.evaluate(shift)[0]
+def _best(coarse: Frames, tracks: list[np.ndarray], settings: TrackSettings) -> _Fit:
+    """The candidate that explains the coarse frames best, without a pattern or with one where one shows."""
+    rough = replace(settings, max_iterations=min(ROUGH, settings.max_iterations))
+    plain = [_refine(coarse, track, rough, 2, False) for track in tracks]
+    best = max(plain, key=_Fit.worth)
+    starts = [track for track in (*tracks, best.shift) if measure_powers(coarse, track).pattern.any()]
+    return max([best, *(_refine(coarse, track, rough, 2, True) for track in starts)], key=_Fit.worth)
 
 
 def _refine(frames: Frames, start: np.ndarray, settings: TrackSettings, stages: int, pattern: bool) -> _Fit:
@@ -138,19 +141,19 @@ def _refine(frames: Frames, start: np.ndarray, settings: TrackSettings, stages: 
 
     Fine rings have no measurable signal before frames are roughly aligned, and take part as soon as they do.
     """
-    shift, iterations, information = start, 0, 0.0
+    shift, iterations, information = start, 0, -1.0
     prior = np.zeros((len(start), len(start)))
     for _ in range(stages):
-        powers = measure_powers(frames, shift, pattern)
-        likelihood = Likelihood(frames=_useful(frames, powers), powers=powers)
-        now = float(np.trace(likelihood.information()))
+        measured = measure_powers(frames, shift, pattern)
+        told = Likelihood(frames=_useful(frames, measured), powers=measured)
+        now = float(np.trace(told.information()))
+        if abs(now - information) <= CONVERGED * now:
+            break
+        powers, likelihood, information = measured, told, now
         shift, value, used = likelihood.climb(
             shift, prior, threshold_px=settings.threshold_px, iterations=settings.max_iterations
         )
         iterations += used
-        if abs(now - information) < CONVERGED * now:
-            break
-        information = now
     return _Fit(
         shift=shift,
         value=value + Likelihood(frames=frames, powers=powers).constant(),
