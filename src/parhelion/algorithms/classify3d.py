@@ -1,0 +1,352 @@
+"""Classification in three dimensions: particles with poses, several maps, and who belongs to which.
+
+No map is needed to begin with: classes start from random parts of the particles, whose maps differ by noise
+only. What tells two structures apart is at first a small correlation, so early rounds keep posteriors soft.
+While weights are nearly linear in what they are made from, every round amplifies the strongest difference
+among the particles, as a power iteration does; hard assignments would freeze the first noise. How much a
+posterior may know is prescribed in nats and rises; at the end the likelihood counts as it is.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from parhelion.algorithms import preparation as prepare
+from parhelion.contracts import Cancel, Executor, Observer, ParticleSource
+from parhelion.engine.candidates import Candidates
+from parhelion.engine.classes import ClassProblem, ClassState, class_round, likeliest, maps_at_given_poses
+from parhelion.engine.halves import HalfMaps, split_halves
+from parhelion.engine.loader import EDGE_PIXELS, ParticleLoader, undistorted_shifts
+from parhelion.engine.memory import MemoryPlan, plan_memory
+from parhelion.engine.noise import background_noise
+from parhelion.engine.points import FourierPoints
+from parhelion.engine.schedule import SEARCH_CYCLES, Plan
+from parhelion.engine.solvent import Solvent
+from parhelion.errors import InputError, MetadataError, ParameterError
+from parhelion.geometry.symmetry import symmetry_group
+from parhelion.images.masks import spherical_mask
+from parhelion.model.particles import ParticleSet
+from parhelion.model.volume import Volume
+
+ALIGNMENTS = ("none", "local", "global")
+FIRST_NATS, LAST_SHARE = 0.02, 0.7
+"""What posteriors know in the first round, and their share of ln(classes) when annealing ends."""
+ANNEALED = 0.75
+"""Share of the rounds after which the likelihood counts as it is."""
+SETTLED = 0.01
+"""The classification is over when fewer particles change class."""
+JOINED_ANGSTROM = 60.0
+CYCLES = 14.0
+"""Cycles per particle diameter that classes are told apart by unless the user says otherwise."""
+NOISE_SAMPLE = 1000
+EDGE_OF_FOCUS_PIXELS = 4.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifySettings:
+    """What a user decides.
+
+    ``symmetry`` has one group for all classes or one per class. ``focus`` is the centre (x, y, z) from the
+    box's centre and the radius of a sphere in Å, outside which all classes are the same.
+    """
+
+    diameter_angstrom: float
+    classes: int = 3
+    symmetry: tuple[str, ...] = ("C1",)
+    align: str = "none"
+    resolution_limit_angstrom: float | None = None
+    rounds: int = 30
+    focus: tuple[float, float, float, float] | None = None
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        if self.classes < 2:
+            raise ParameterError(f"{self.classes} classes are nothing to choose from; at least 2 are needed")
+        if len(self.symmetry) not in (1, self.classes):
+            raise ParameterError(
+                f"{len(self.symmetry)} symmetries for {self.classes} classes; one for all or one for each"
+            )
+        if self.align not in ALIGNMENTS:
+            raise ParameterError(f"alignment {self.align!r} is none of {', '.join(ALIGNMENTS)}")
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """One symmetry per class."""
+        return self.symmetry * self.classes if len(self.symmetry) == 1 else self.symmetry
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassResult:
+    """One class: filtered, masked map, unfiltered half maps, FSC inside the mask, share of the particles.
+
+    The half maps come from the two halves of the class's particles. Each half was compared with the map of
+    the other, which are therefore not as independent as those of a gold-standard refinement.
+    """
+
+    map: Volume
+    half_maps: tuple[Volume, Volume]
+    mask: Volume
+    fsc: np.ndarray
+    resolution_angstrom: float
+    share: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classification:
+    """All classes, largest first, and the particles with class numbers (1 is the first) and probabilities."""
+
+    classes: tuple[ClassResult, ...]
+    particles: ParticleSet
+    unusable: np.ndarray
+    history: tuple[Mapping[str, float | int], ...]
+    reason: str
+    limit_angstrom: float
+
+
+def resolution_limit(settings: ClassifySettings, pixel_size_angstrom: float) -> float:
+    """The finest detail in Å that classes are told apart by."""
+    wanted = settings.resolution_limit_angstrom or settings.diameter_angstrom / CYCLES
+    return max(wanted, 2.1 * pixel_size_angstrom)
+
+
+def memory_plan(
+    count: int, box: int, pixel_size_angstrom: float, settings: ClassifySettings, available_bytes: int | None
+) -> MemoryPlan:
+    """As for a refinement, with the maps and sums of every class."""
+    shell = prepare.highest_shell(box, pixel_size_angstrom, None)
+    extent = box * pixel_size_angstrom
+    points = FourierPoints(box, shell)
+    searched = min(SEARCH_CYCLES * extent / settings.diameter_angstrom, shell)
+    plan = plan_memory(
+        particles=count,
+        box=box,
+        max_shell=shell,
+        search_points=points.count(searched) if settings.align == "global" else 0,
+        operators=1,
+        top=ClassProblem.top,
+        available_bytes=available_bytes,
+    )
+    more = (settings.classes - 1) * (plan.fixed_bytes // 2)
+    cache = max(plan.cache_bytes - more, plan.cache_bytes // 4)
+    return replace(plan, fixed_bytes=plan.fixed_bytes + more, cache_bytes=cache)
+
+
+def classify3d(
+    particles: ParticleSet,
+    source: ParticleSource,
+    settings: ClassifySettings,
+    *,
+    executor: Executor,
+    observer: Observer,
+    cancel: Cancel,
+    device: str = "cpu",
+    available_bytes: int | None = None,
+) -> Classification:
+    """Sort ``particles``, which have poses, into classes.
+
+    Raises MetadataError where poses are missing, InputError where no image can be used, ParameterError where
+    settings contradict each other, and Cancelled between chunks.
+    """
+    prepare.check_count(particles)
+    if particles.rotation is None:
+        raise MetadataError(
+            "a classification starts from poses and the particles have none (rlnAngleRot, rlnAngleTilt, "
+            "rlnAnglePsi); refine them first"
+        )
+    particles = prepare.with_noise_groups(particles)
+    rng = np.random.default_rng((settings.seed, 0))
+    problem = _problem(particles, source, settings, executor, observer, cancel, device, available_bytes)
+    state = maps_at_given_poses(problem, _start(problem, particles, rng))
+    limit = resolution_limit(settings, problem.loader.pixel_size_angstrom)
+    history: list[dict[str, float | int]] = []
+    reason = f"{settings.rounds} rounds, as many as asked for"
+    for number in range(settings.rounds):
+        cancel.check()
+        plan = _plan(problem, settings, number, limit)
+        before = state
+        state = class_round(problem, state, plan, _target_nats(settings, number))
+        row = _history_row(problem, before, state, number)
+        observer.record("rounds", **row)
+        history.append(row)
+        if number >= ANNEALED * settings.rounds + 1 and row["changed_share"] < SETTLED:
+            reason = f"{100 * row['changed_share']:.1f} % of the particles changed class"
+            break
+    return _result(problem, settings, state, tuple(history), reason, limit)
+
+
+def _problem(
+    particles: ParticleSet,
+    source: ParticleSource,
+    settings: ClassifySettings,
+    executor: Executor,
+    observer: Observer,
+    cancel: Cancel,
+    device: str,
+    available_bytes: int | None,
+) -> ClassProblem:
+    box, pixel, diameter = source.box, particles.optics[0].pixel_size_angstrom, settings.diameter_angstrom
+    prepare.check_diameter(diameter, box, pixel)
+    memory = memory_plan(len(particles), box, pixel, settings, available_bytes)
+    loader = ParticleLoader(
+        particles=particles,
+        source=source,
+        points=FourierPoints(box, prepare.highest_shell(box, pixel, None)),
+        diameter_angstrom=prepare.mask_diameter(diameter, box, pixel, EDGE_PIXELS),
+        cache_bytes=memory.cache_bytes,
+        device=torch.device(device),
+    )
+    focus = None
+    if settings.focus is not None:
+        *centre, radius = settings.focus
+        focus = spherical_mask(box, pixel, radius, EDGE_OF_FOCUS_PIXELS * pixel)
+        shift = [round(c / pixel) for c in reversed(centre)]
+        if any(abs(s) > box // 2 for s in shift):
+            raise ParameterError(f"the centre of the focus {tuple(centre)} Å lies outside the box")
+        focus = np.roll(focus, shift, axis=(0, 1, 2))
+    return ClassProblem(
+        loader=loader,
+        symmetries=tuple(symmetry_group(name) for name in settings.groups),
+        solvent=Solvent.within(box, pixel, diameter),
+        executor=executor,
+        observer=observer,
+        cancel=cancel,
+        seed=settings.seed,
+        align=settings.align,
+        shift_angstrom=max(0.1 * diameter, 4 * pixel),
+        joined_shell=loader.extent_angstrom / JOINED_ANGSTROM,
+        focus=focus,
+        chunk=memory.chunk,
+    )
+
+
+def _start(problem: ClassProblem, particles: ParticleSet, rng: np.random.Generator) -> ClassState:
+    """Given poses, classes at random."""
+    count = len(particles)
+    shift = undistorted_shifts(particles)
+    if particles.rotation is None or shift is None:
+        raise MetadataError("the particles have no poses")
+    kept = Candidates(
+        particle=torch.arange(count),
+        rotation=torch.from_numpy(np.ascontiguousarray(particles.rotation, dtype=np.float64)),
+        shift=torch.from_numpy(shift.astype(np.float64) / problem.loader.extent_angstrom),
+        weight=torch.ones(count, dtype=torch.float64),
+        reference=torch.from_numpy(rng.integers(0, problem.classes, count)),
+    )
+    noise = background_noise(problem.loader, NOISE_SAMPLE, rng)
+    half = split_halves(count, rng, particles.half)
+    return ClassState(
+        maps=(), share=np.full(problem.classes, 1 / problem.classes), kept=kept, noise=noise, half=half
+    )
+
+
+def _target_nats(settings: ClassifySettings, number: int) -> float | None:
+    """What this round's posteriors should know more than the shares of the classes; None: all they can."""
+    progress = number / max(settings.rounds - 1, 1)
+    if progress >= ANNEALED:
+        return None
+    last = LAST_SHARE * math.log(settings.classes)
+    return FIRST_NATS * (last / FIRST_NATS) ** (progress / ANNEALED)
+
+
+def _plan(problem: ClassProblem, settings: ClassifySettings, number: int, limit_angstrom: float) -> Plan:
+    extent = problem.loader.extent_angstrom
+    shell = min(extent / limit_angstrom, problem.loader.points.max_shell)
+    searched = min(SEARCH_CYCLES * extent / settings.diameter_angstrom, shell)
+    return Plan(
+        round=number,
+        search=settings.align == "global",
+        grid_order=2,
+        search_shell=searched,
+        refine_shell=shell,
+        shift_radius_angstrom=problem.shift_angstrom,
+        shift_step_angstrom=0.4 * extent / searched,
+    )
+
+
+def _history_row(
+    problem: ClassProblem, before: ClassState, after: ClassState, number: int
+) -> dict[str, float | int]:
+    first, second = (_class_of(state.kept, len(state.half)) for state in (before, after))
+    both = (first >= 0) & (second >= 0)
+    extent = problem.loader.extent_angstrom
+    row: dict[str, float | int] = {
+        "round": number + 1,
+        "changed_share": float((first != second)[both].mean()) if both.any() else 1.0,
+        "information_nats": after.information,
+        "temperature": after.temperature,
+    }
+    for k, halves in enumerate(after.halves):
+        row[f"share_{k + 1}"] = float(after.share[k])
+        row[f"resolution_{k + 1}_angstrom"] = extent / halves.resolved_shell
+    return row
+
+
+def _class_of(kept: Candidates, count: int) -> np.ndarray:
+    """Class of each particle's likeliest pose ``(count,)``, -1 where it has none."""
+    best = likeliest(kept)
+    found = np.full(count, -1)
+    if best.reference is not None:
+        found[best.particle.numpy()] = best.reference.numpy()
+    return found
+
+
+def _result(
+    problem: ClassProblem,
+    settings: ClassifySettings,
+    state: ClassState,
+    history: tuple[Mapping[str, float | int], ...],
+    reason: str,
+    limit: float,
+) -> Classification:
+    loader = problem.loader
+    best = likeliest(state.kept)
+    if not len(best) or best.weight is None or best.reference is None:
+        raise InputError("none of the images can be used (not finite, or constant)")
+    order = np.argsort(-state.share, kind="stable")
+    rank = np.argsort(order)
+    rows = best.particle.numpy()
+    chosen = loader.particles.take(rows).with_poses(
+        best.rotation.numpy(), best.shift.numpy() * loader.extent_angstrom
+    )
+    chosen = replace(chosen, shift_xyz_angstrom=undistorted_shifts(chosen, back=True))
+    belongs = torch.zeros((len(state.half), problem.classes), dtype=torch.float64)
+    if (reference := state.kept.reference) is None or (weight := state.kept.weight) is None:
+        raise ValueError("a classification ends with weighted poses of known class")
+    belongs.index_put_((state.kept.particle, reference), weight, accumulate=True)
+    number = rank[best.reference.numpy()] + 1
+    columns = {"rlnMaxValueProbDistribution": belongs.numpy()[rows].max(axis=1)}
+    chosen = replace(
+        chosen,
+        class_number=number.astype(np.int64),
+        half=state.half[rows].astype(np.int64),
+        extra=chosen.extra.with_columns(columns),
+    )
+    classes = tuple(_class(loader, state.halves[k], float(state.share[k])) for k in order)
+    unusable = np.setdiff1d(np.arange(len(state.half)), rows)
+    return Classification(
+        classes=classes,
+        particles=chosen,
+        unusable=unusable,
+        history=history,
+        reason=reason,
+        limit_angstrom=limit,
+    )
+
+
+def _class(loader: ParticleLoader, halves: HalfMaps, share: float) -> ClassResult:
+    def volume(data: torch.Tensor) -> Volume:
+        return Volume(
+            data=data.cpu().numpy().astype(np.float32), pixel_size_angstrom=loader.pixel_size_angstrom
+        )
+
+    return ClassResult(
+        map=volume((halves.maps[0] + halves.maps[1]) / 2),
+        half_maps=(volume(halves.unfiltered[0]), volume(halves.unfiltered[1])),
+        mask=volume(halves.mask),
+        fsc=halves.fsc,
+        resolution_angstrom=loader.extent_angstrom / halves.resolved_shell,
+        share=share,
+    )

@@ -1,0 +1,400 @@
+"""One round of three-dimensional classification: particles against several maps, with joint posteriors.
+
+A particle's posterior runs over classes and poses together: the weight of a pose in class c is
+π_c exp(-χ²), times the volume of its mode where poses are searched. The round is that of ``engine/loop``
+with a map per class.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from parhelion.contracts import Cancel, Executor, Observer
+from parhelion.engine.accumulate import NoiseSums, insertion_slices, noise_sums
+from parhelion.engine.candidates import Candidates, joined, weighted
+from parhelion.engine.halves import HalfMaps, solve_halves
+from parhelion.engine.loader import ParticleLoader
+from parhelion.engine.loop import concatenated, kept_of, updated_noise
+from parhelion.engine.noise import on_points
+from parhelion.engine.reference import Reference, make_reference
+from parhelion.engine.schedule import Plan
+from parhelion.engine.score import Stage, chunks, located, searched
+from parhelion.engine.solvent import Solvent
+from parhelion.engine.update import MapSums, Slices, complete_mates, symmetrise
+from parhelion.fourier.shells import fsc
+from parhelion.geometry.symmetry import SymmetryGroup
+
+TOGETHER = 8
+"""Chunks whose slices wait for insertion."""
+COLDEST, HOTTEST, BISECTIONS = 0.02, 1e4, 24
+LEAST_FILTER = 0.02
+"""What is left of a difference between classes that the halves do not agree on yet: it may still grow."""
+LEAST_SHARE = 1e-3
+"""No class has a smaller prior: one that lost its particles may win some back."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassProblem:
+    """What all rounds of a classification share.
+
+    ``symmetries`` has one group per class. ``align`` says what happens to poses: kept ("none"), refined from
+    the last ones ("local"), or searched everywhere as well ("global"). Outside ``focus`` ``(box, box, box)``
+    (0 to 1) all classes share the mean map, so that only what is inside tells them apart.
+    ``joined_shell`` is where half maps stop sharing what they are compared with.
+    """
+
+    loader: ParticleLoader
+    symmetries: tuple[SymmetryGroup, ...]
+    solvent: Solvent
+    executor: Executor
+    observer: Observer
+    cancel: Cancel
+    seed: int
+    align: str
+    shift_angstrom: float
+    joined_shell: float
+    focus: np.ndarray | None = None
+    top: int = 8
+    chunk: int = 64
+
+    @property
+    def classes(self) -> int:
+        """How many maps compete."""
+        return len(self.symmetries)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassState:
+    """After a round: per class the two maps that the next round compares with, and what they came from.
+
+    ``halves`` are the solved maps; ``share`` ``(classes,)`` the prior π; ``kept`` the poses of all particles
+    with their ``reference`` (class) and joint weight. ``temperature`` divided the log-likelihoods;
+    ``information`` is what posteriors knew, in nats more than the shares.
+    """
+
+    maps: tuple[tuple[Tensor, Tensor], ...]
+    share: np.ndarray
+    kept: Candidates
+    noise: Tensor
+    half: np.ndarray
+    halves: tuple[HalfMaps, ...] = ()
+    temperature: float = 1.0
+    information: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Scored:
+    poses: Candidates
+    slices: list[list[Slices]]
+    noise: NoiseSums
+    information: float
+    temperature: float
+
+
+def class_round(
+    problem: ClassProblem, state: ClassState, plan: Plan, target_nats: float | None = None
+) -> ClassState:
+    """The state after scoring every particle against every class, and solving all maps.
+
+    With ``target_nats`` posteriors are softened, or sharpened, until they know as much about the class.
+    """
+    rng = np.random.default_rng((problem.seed, plan.round))
+    poses, noise = [], None
+    told: list[tuple[float, float, int]] = []
+    sums: list[list[MapSums]] = [[] for _ in problem.symmetries]
+    for half in (1, 2):
+        references = _references(problem, state, plan, half, rng)
+        rows = torch.from_numpy(np.flatnonzero(state.half == half))
+        mine = [_empty(problem.loader) for _ in problem.symmetries]
+        for results in _scored(problem, state, references, plan, rows, half, target_nats):
+            for number, one in enumerate(mine):
+                one.add(
+                    [s for r in results for s in r.slices[number]], problem.loader.points, problem.executor
+                )
+            poses += [r.poses for r in results]
+            told += [(r.information, r.temperature, len(r.poses.particle.unique())) for r in results]
+            for r in results:
+                noise = r.noise if noise is None else noise.plus(r.noise)
+        for number, one in enumerate(mine):
+            sums[number].append(_completed(problem, one, number))
+    kept = concatenated(poses)
+    share = _shares(kept, problem.classes)
+    halves, maps = solved(problem, [(a, b) for a, b in sums], share)
+    information, temperature, count = np.array(told).reshape(-1, 3).T
+    return replace(
+        state,
+        halves=halves,
+        maps=maps,
+        information=float(np.average(information, weights=np.maximum(count, 1e-9))),
+        temperature=float(np.average(temperature, weights=np.maximum(count, 1e-9))),
+        share=share,
+        kept=kept,
+        noise=updated_noise(problem.loader, state.noise, noise),
+    )
+
+
+def maps_at_given_poses(problem: ClassProblem, state: ClassState) -> ClassState:
+    """The state with maps made from ``kept`` as it is, no particle compared with anything."""
+    loader = problem.loader
+    sums: list[list[MapSums]] = [[] for _ in problem.symmetries]
+    for half in (1, 2):
+        rows = torch.from_numpy(np.flatnonzero(state.half == half))
+        mine = [_empty(loader) for _ in problem.symmetries]
+        every = chunks(rows, problem.chunk)
+        for first in range(0, len(every), TOGETHER):
+            problem.cancel.check()
+            pieces = every[first : first + TOGETHER]
+            for slices in problem.executor.map(lambda piece: _inserted(problem, state, piece), pieces):
+                for number, one in enumerate(mine):
+                    one.add(slices[number], loader.points, problem.executor)
+        for number, one in enumerate(mine):
+            sums[number].append(_completed(problem, one, number))
+    halves, maps = solved(problem, [(a, b) for a, b in sums], state.share)
+    return replace(state, halves=halves, maps=maps)
+
+
+def solved(
+    problem: ClassProblem, sums: list[tuple[MapSums, MapSums]], share: np.ndarray
+) -> tuple[tuple[HalfMaps, ...], tuple[tuple[Tensor, Tensor], ...]]:
+    """Half maps of every class, and what the next round compares with.
+
+    The prior of a class is the mean of all classes: what a class differs by is filtered by the correlation of
+    that difference between the halves (for one half map the Wiener filter is the FSC itself), so that a small
+    class is compared with no noisier a map than a large one and does not lose its particles for that.
+    """
+    shell = problem.loader.points.max_shell
+    halves = tuple(solve_halves(pair, problem.solvent, shell) for pair in sums)
+    mask = torch.stack([h.mask for h in halves]).amax(0)
+    weight = torch.from_numpy(share / share.sum()).to(mask)
+    means, differences = [], []
+    for half in (0, 1):
+        every = torch.stack([h.unfiltered[half] for h in halves]) * mask
+        mean = torch.einsum("k,kzyx->zyx", weight, every)
+        means.append(mean)
+        differences.append(every - mean)
+    common = filtered_by_shell(torch.stack(means), _wiener(means[0], means[1], shell))
+    maps = []
+    inside = 1.0 if problem.focus is None else torch.from_numpy(problem.focus).to(mask)
+    for first, second in zip(*differences):
+        own = filtered_by_shell(torch.stack([first, second]), _wiener(first, second, shell))
+        maps.append((common[0] + inside * own[0], common[1] + inside * own[1]))
+    return halves, tuple(maps)
+
+
+def _wiener(first: Tensor, second: Tensor, max_shell: int) -> np.ndarray:
+    """The filter of either half map per shell: their correlation over three shells, never quite 0."""
+    curve = np.convolve(fsc(first, second)[: max_shell + 1], np.ones(3) / 3, mode="same")
+    return curve.clip(LEAST_FILTER, 1.0)
+
+
+def filtered_by_shell(volumes: Tensor, factor: np.ndarray) -> Tensor:
+    """``volumes`` ``(m, n, n, n)`` with every shell multiplied by its ``factor``; 0 beyond the last."""
+    n = volumes.shape[-1]
+    axes = (torch.fft.fftfreq(n) * n, torch.fft.fftfreq(n) * n, torch.fft.rfftfreq(n) * n)
+    z, y, x = (a.to(volumes.device) for a in axes)
+    shell = torch.sqrt(z[:, None, None] ** 2 + y[None, :, None] ** 2 + x**2).round().long()
+    table = torch.cat([torch.from_numpy(factor).to(volumes), volumes.new_zeros(1)])
+    transform = torch.fft.rfftn(volumes, dim=(1, 2, 3)) * table[shell.clamp_max(len(factor))]
+    return torch.fft.irfftn(transform, s=volumes.shape[1:], dim=(1, 2, 3))
+
+
+def _empty(loader: ParticleLoader) -> MapSums:
+    return MapSums.zeros(loader.box, loader.points.max_shell, loader.device)
+
+
+def _completed(problem: ClassProblem, sums: MapSums, number: int) -> MapSums:
+    return symmetrise(complete_mates(sums), problem.symmetries[number].operators, problem.executor)
+
+
+def _references(
+    problem: ClassProblem, state: ClassState, plan: Plan, half: int, rng: np.random.Generator
+) -> list[Reference]:
+    loader = problem.loader
+    spread = problem.shift_angstrom / loader.extent_angstrom
+    made = [
+        make_reference(
+            loader,
+            compared_map(state.maps[number], half, problem.joined_shell),
+            state.noise,
+            plan,
+            group,
+            shift_spread=spread,
+            top=problem.top,
+            kept=2,
+            rng=rng,
+        )
+        for number, group in enumerate(problem.symmetries)
+    ]
+    if plan.search:
+        return made
+    steps = 4 if problem.align == "local" else 0
+    stages = (Stage(limit=plan.refine_shell, steps=steps, keep=1, worse_by=1e9),)
+    return [replace(r, settings=replace(r.settings, stages=stages)) for r in made]
+
+
+def compared_map(maps: tuple[Tensor, Tensor], half: int, joined_shell: float) -> Tensor:
+    """What particles of ``half`` are compared with: the map of the *other* half.
+
+    A map that a particle went into would prefer that particle to its class: at these signal-to-noise ratios
+    random classes would keep themselves. Below ``joined_shell`` both halves' mean keeps the classes of the
+    two halves the same ones.
+    """
+    mean, other = (maps[0] + maps[1]) / 2, maps[2 - half]
+    transform = torch.fft.rfftn(torch.stack([mean, other]), dim=(1, 2, 3))
+    n = mean.shape[-1]
+    axes = (torch.fft.fftfreq(n) * n, torch.fft.fftfreq(n) * n, torch.fft.rfftfreq(n) * n)
+    z, y, x = (a.to(mean.device) for a in axes)
+    low = torch.sqrt(z[:, None, None] ** 2 + y[None, :, None] ** 2 + x**2) <= joined_shell
+    return torch.fft.irfftn(torch.where(low, transform[0], transform[1]), s=mean.shape)
+
+
+def _scored(
+    problem: ClassProblem,
+    state: ClassState,
+    references: list[Reference],
+    plan: Plan,
+    rows: Tensor,
+    half: int,
+    target_nats: float | None,
+) -> Iterator[list[_Scored]]:
+    every = chunks(rows, problem.chunk)
+    done = 0
+    for first in range(0, len(every), TOGETHER):
+        problem.cancel.check()
+        group = every[first : first + TOGETHER]
+        yield list(
+            problem.executor.map(
+                lambda piece: _score_chunk(problem, state, references, plan, piece, target_nats), group
+            )
+        )
+        done += sum(len(piece) for piece in group)
+        problem.observer.progress(f"round {plan.round + 1}, half {half}", float(done), float(len(rows)))
+
+
+def _score_chunk(
+    problem: ClassProblem,
+    state: ClassState,
+    references: list[Reference],
+    plan: Plan,
+    rows: Tensor,
+    target_nats: float | None,
+) -> _Scored:
+    loader, points = problem.loader, problem.loader.points
+    batch = loader.batch(rows.numpy(), len(points))
+    white = batch.whitened(references[0].noise)
+    usable = batch.valid.any(1)
+    last = likeliest(kept_of(state.kept, rows).moved_to(batch.data.device))
+    limited = white.limited(references[0].points)
+    found = []
+    for number, reference in enumerate(references):
+        start = last
+        if reference.bank is not None:
+            centres = torch.zeros((len(rows), 3), dtype=torch.float64, device=batch.data.device)
+            near = white.limited(points.count(plan.search_shell))
+            hits = searched(near, reference.bank, reference.shifts, centres, reference.settings, points)
+            start = joined(hits, last) if len(last) else hits
+        start = start.take(usable[start.particle])
+        poses = located(limited, reference.volume, start, reference.settings, points)
+        found.append(replace(poses, reference=torch.full_like(poses.particle, number)))
+    volumes = problem.align != "none"
+    poses, information, temperature = weighted_over_classes(found, state.share, volumes, target_nats)
+    slices, residuals = [], None
+    for number, reference in enumerate(references):
+        mine = of_class(poses, number)
+        slices.append(insertion_slices(white, mine, points))
+        power = noise_sums(batch, mine, reference.volume, points, len(reference.noise))
+        residuals = power if residuals is None else residuals.plus(power)
+    if residuals is None:
+        raise ValueError("a classification has classes")
+    return _Scored(
+        poses=replace(poses, particle=rows[poses.particle.cpu()], hessian=None),
+        slices=slices,
+        noise=residuals,
+        information=information,
+        temperature=temperature,
+    )
+
+
+def weighted_over_classes(
+    found: list[Candidates], share: np.ndarray, volumes: bool, target_nats: float | None
+) -> tuple[Candidates, float, float]:
+    """Joint posterior weights of all classes' poses, what they know about the class, and at what temperature.
+
+    The temperature is 1, or what posteriors of ``target_nats`` on average need.
+    """
+    names = ("particle", "rotation", "shift", "chi2", "hessian", "reference")
+    every = Candidates(**{name: torch.cat([getattr(one, name) for one in found]) for name in names})
+    every = every.take(torch.argsort(every.particle, stable=True))
+    chi2 = every.chi2
+    if every.reference is None or chi2 is None or not len(every):
+        return replace(every, weight=chi2), 0.0, 1.0
+    prior = torch.from_numpy(np.log(np.maximum(share, LEAST_SHARE))).to(every.rotation.device)
+    prior = prior[every.reference]
+
+    def at(temperature: float) -> Candidates:
+        softer = replace(every, chi2=chi2 / temperature)
+        return weighted(softer, least=1e-3, log_prior=prior, volumes=volumes)
+
+    low, high = COLDEST, HOTTEST
+    if target_nats is None:
+        poses, low = at(1.0), 1.0
+    else:
+        for _ in range(BISECTIONS):
+            middle = math.sqrt(low * high)
+            if information_of(at(middle), share) > target_nats:
+                low = middle
+            else:
+                high = middle
+        poses = at(high)
+        low = high
+    return poses, information_of(poses, share), low
+
+
+def information_of(poses: Candidates, share: np.ndarray) -> float:
+    """Mean over particles of what their posteriors know about the class, in nats more than ``share``."""
+    if poses.weight is None or poses.reference is None or not len(poses):
+        return 0.0
+    rows = poses.particle.unique(return_inverse=True)[1]
+    belongs = poses.weight.new_zeros((int(rows.max()) + 1, len(share)))
+    belongs.index_put_((rows, poses.reference), poses.weight, accumulate=True)
+    prior = torch.from_numpy(np.maximum(share, LEAST_SHARE)).to(belongs)
+    return float((belongs * torch.log(belongs.clamp_min(1e-300) / prior)).sum(1).mean())
+
+
+def of_class(poses: Candidates, number: int) -> Candidates:
+    """The poses in one class."""
+    if poses.reference is None:
+        raise ValueError("poses of a classification have classes")
+    return poses.take(poses.reference == number)
+
+
+def likeliest(poses: Candidates) -> Candidates:
+    """Of each particle the one pose with the largest weight; the order of particles stays."""
+    if not len(poses) or poses.weight is None:
+        return poses
+    order = torch.argsort(poses.weight, descending=True, stable=True)
+    order = order[torch.argsort(poses.particle[order], stable=True)]
+    first = torch.ones(len(order), dtype=torch.bool, device=order.device)
+    first[1:] = poses.particle[order][1:] != poses.particle[order][:-1]
+    return poses.take(order[first])
+
+
+def _inserted(problem: ClassProblem, state: ClassState, rows: Tensor) -> list[list[Slices]]:
+    loader, points = problem.loader, problem.loader.points
+    batch = loader.batch(rows.numpy(), len(points))
+    white = batch.whitened(on_points(state.noise, points).to(loader.device))
+    poses = kept_of(state.kept, rows).moved_to(batch.data.device)
+    poses = poses.take(batch.valid.any(1)[poses.particle])
+    return [insertion_slices(white, of_class(poses, number), points) for number in range(problem.classes)]
+
+
+def _shares(kept: Candidates, classes: int) -> np.ndarray:
+    """The share of all particles in each class."""
+    if kept.weight is None or kept.reference is None:
+        raise ValueError("shares are known of weighted poses with classes")
+    total = torch.zeros(classes, dtype=kept.weight.dtype).index_add_(0, kept.reference, kept.weight)
+    return (total / total.sum()).numpy()

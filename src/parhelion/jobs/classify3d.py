@@ -1,0 +1,214 @@
+"""Sort particles with poses into several structures.
+
+Classes start from random parts of the particles and drift apart round by round, softly at first, until few
+particles change. Poses stay as they are, are refined in each class, or are searched anew; with a focus only a
+sphere tells the classes apart. Each half of the particles is compared with the maps of the other, so that no
+particle is drawn to a class because it went into it.
+"""
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from parhelion.jobs._inputs import ParticlesFile
+from parhelion.jobs._particles import Contrast, contrast_option, particle_pixel_size_option
+from parhelion.registry import CommaList, Estimate, JobParams, Output, Result, declare, option
+
+if TYPE_CHECKING:
+    from parhelion.algorithms.classify3d import Classification, ClassifySettings
+    from parhelion.run.context import Context
+
+ALIGNMENT, FOCUS = "Alignment and resolution", "Focus"
+Angstrom = Annotated[float, Field(ge=-5000, le=5000)]
+
+
+class Params(JobParams):
+    """What the job takes."""
+
+    input: ParticlesFile = option(help="table of particles with CTF and poses", short="i")
+    classes: int = option(
+        3, help="how many structures are told apart", unit="classes", ge=2, le=50, short="k"
+    )
+    diameter: float = option(
+        help="diameter of a sphere that holds the particle", unit="Å", gt=0, le=5000, short="d"
+    )
+    symmetry: CommaList[str] = option(
+        ("C1",), help="point group of all classes, or one for each, with commas: C1,D7,C1"
+    )
+    contrast: Contrast = contrast_option()
+    pixel_size: float | None = particle_pixel_size_option()
+    align: Literal["none", "local", "global"] = option(
+        "none",
+        help="keep the poses, refine them in every class, or search everywhere in every class",
+        group=ALIGNMENT,
+    )
+    resolution_limit: float | None = option(
+        None,
+        help="tell classes apart by no finer detail than this",
+        unit="Å",
+        gt=0,
+        le=200,
+        default_text="diameter / 14",
+        group=ALIGNMENT,
+    )
+    rounds: int = option(
+        30, help="rounds at most; posteriors sharpen over three quarters of them", unit="rounds", ge=4, le=500
+    )
+    focus_centre: tuple[Angstrom, Angstrom, Angstrom] | None = option(
+        None,
+        help="centre x y z of the sphere that tells classes apart, from the middle of the box",
+        unit="Å",
+        default_text="the middle of the box",
+        group=FOCUS,
+    )
+    focus_radius: float | None = option(
+        None,
+        help="radius of that sphere; outside it all classes share one map",
+        unit="Å",
+        gt=0,
+        le=5000,
+        default_text="no focus, the whole particle counts",
+        group=FOCUS,
+    )
+
+    @model_validator(mode="after")
+    def _fit(self) -> "Params":
+        from parhelion.jobs._inputs import known_symmetry
+
+        for name in self.symmetry:
+            known_symmetry(name)
+        if len(self.symmetry) not in (1, self.classes):
+            raise ValueError(
+                f"--symmetry names {len(self.symmetry)} groups for {self.classes} classes; one for all, or "
+                "one for each"
+            )
+        if self.focus_centre is not None and self.focus_radius is None:
+            raise ValueError("--focus-centre needs --focus-radius, the size of the sphere")
+        return self
+
+
+OUTPUTS = (
+    Output(
+        name="maps", file="map_*.mrc", help="map of each class, filtered and masked; the largest is the first"
+    ),
+    Output(name="half1", file="half1_*.mrc", help="map of the first half of each class, unfiltered"),
+    Output(name="half2", file="half2_*.mrc", help="map of the second half of each class, unfiltered"),
+    Output(name="particles", file="particles.star", help="class numbers, probabilities, poses"),
+)
+SECONDS_PER_EVALUATION = 5e-4
+"""CPU time of one image of 64 pixels against one class at its pose (measured)."""
+MORE = {"none": 1, "local": 5, "global": 12}
+"""Times that for an alignment."""
+
+
+def estimate(params: Params) -> Estimate:
+    """What ``algorithms.classify3d`` plans for the table's particles."""
+    from parhelion.algorithms.classify3d import memory_plan
+    from parhelion.jobs._particles import size_of
+    from parhelion.run.memory import available_bytes
+
+    count, box, pixel = size_of(params.input, params.pixel_size)
+    plan = memory_plan(count, box, pixel, _settings(params, 0), available_bytes())
+    evaluations = count * params.classes * params.rounds * MORE[params.align]
+    return Estimate(
+        memory_bytes=plan.shared_bytes,
+        per_thread_bytes=plan.per_thread_bytes,
+        seconds=SECONDS_PER_EVALUATION * evaluations * (box / 64) ** 2,
+        disk_bytes=params.classes * 3 * 4 * box**3 + 700 * count,
+    )
+
+
+def run(context: "Context", params: Params) -> Result:
+    """Classify, write everything and show it."""
+    from parhelion.algorithms.classify3d import classify3d
+    from parhelion.io import mrc
+    from parhelion.io.particles import write_particles
+    from parhelion.jobs._particles import read_with_images, require_poses
+    from parhelion.run.memory import available_bytes
+
+    particles, source = read_with_images(
+        params.input, context, contrast=params.contrast, pixel_size=params.pixel_size
+    )
+    require_poses(params.input, particles)
+    found = classify3d(
+        particles,
+        source,
+        _settings(params, context.seed),
+        executor=context.executor,
+        observer=context,
+        cancel=context,
+        device=context.device,
+        available_bytes=available_bytes(),
+    )
+    if len(found.unusable):
+        context.notice(f"{len(found.unusable)} particles have images that cannot be used and were left out")
+    names = [f"{k + 1:03d}" for k in range(len(found.classes))]
+    for name, one in zip(names, found.classes):
+        mrc.write_volume(context.path("maps", name), one.map)
+        for half, volume in zip(("half1", "half2"), one.half_maps):
+            mrc.write_volume(context.path(half, name), volume)
+    write_particles(context.path("particles"), found.particles)
+    show(context, found)
+    outputs = {name: [context.path(name, k) for k in names] for name in ("maps", "half1", "half2")}
+    return Result(figures=figures_of(found), outputs={**outputs, "particles": context.path("particles")})
+
+
+def _settings(params: Params, seed: int) -> "ClassifySettings":
+    from parhelion.algorithms.classify3d import ClassifySettings
+
+    focus = None
+    if params.focus_radius is not None:
+        focus = (*(params.focus_centre or (0.0, 0.0, 0.0)), params.focus_radius)
+    return ClassifySettings(
+        diameter_angstrom=params.diameter,
+        classes=params.classes,
+        symmetry=tuple(params.symmetry),
+        align=params.align,
+        resolution_limit_angstrom=params.resolution_limit,
+        rounds=params.rounds,
+        focus=focus,
+        seed=seed,
+    )
+
+
+def figures_of(found: "Classification") -> dict[str, float | int | str | None]:
+    """The key figures."""
+    import numpy as np
+
+    probability = np.asarray(found.particles.extra["rlnMaxValueProbDistribution"], dtype=np.float64)
+    figures: dict[str, float | int | str | None] = {
+        "used_particles": len(found.particles),
+        "rounds": len(found.history),
+        "mean_probability": float(probability.mean()),
+        "resolution_limit_angstrom": found.limit_angstrom,
+    }
+    for number, one in enumerate(found.classes, 1):
+        figures[f"class_{number}_share"] = one.share
+        figures[f"class_{number}_resolution_angstrom"] = one.resolution_angstrom
+    return figures
+
+
+def show(context: "Context", found: "Classification") -> None:
+    """All classes side by side, and how they came apart."""
+    from parhelion.report.images import axis_projections
+
+    report = context.report
+    report.text(f"Stopped: {found.reason}.")
+    report.table(
+        [(k, one.share, one.resolution_angstrom) for k, one in enumerate(found.classes, 1)],
+        heads=("class", "share of the particles", "resolution of its halves (Å)"),
+    )
+    for k, one in enumerate(found.classes, 1):
+        title = f"Class {k}: {100 * one.share:.0f} % of the particles, {one.resolution_angstrom:.1f} Å"
+        report.gallery(axis_projections(one.map), ["along z", "along y", "along x"], title)
+    first = found.classes[0].map
+    report.fsc(
+        {f"class {k}": one.fsc for k, one in enumerate(found.classes, 1)},
+        first.box,
+        first.pixel_size_angstrom,
+        "Halves of each class",
+    )
+    report.history(context.history.get("rounds", []), "Rounds")
+
+
+JOB = declare(__name__, __doc__, params=Params, run=run, estimate=estimate, outputs=OUTPUTS)

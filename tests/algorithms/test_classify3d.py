@@ -1,0 +1,147 @@
+"""Two structures that differ in one domain, at known poses and near them: who belongs where, how surely."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from parhelion.algorithms.classify3d import ClassifySettings, classify3d, resolution_limit
+from parhelion.algorithms.simulate.particles import simulate_particles
+from parhelion.contracts import SerialExecutor, SilentObserver
+from parhelion.errors import MetadataError, ParameterError
+from parhelion.model.particles import ParticleSet
+from parhelion.model.volume import Volume
+
+BOX, PIXEL, COUNT = 28, 4.0, 240
+
+
+class Never:
+    def check(self) -> None:
+        pass
+
+
+class Images:
+    def __init__(self, data: np.ndarray) -> None:
+        self.data, self.box = data, data.shape[-1]
+
+    def images(self, views: np.ndarray) -> np.ndarray:
+        return self.data[views]
+
+
+def molecule(domain: bool) -> Volume:
+    """Gaussian blobs; the domain is a large one at (x, y, z) = (24, 0, 0) Å."""
+    z, y, x = np.indices((BOX,) * 3) - BOX // 2
+    rng = np.random.default_rng(5)
+    data = np.zeros((BOX,) * 3)
+    for cz, cy, cx in rng.uniform(-5, 5, (8, 3)):
+        data += np.exp(-((z - cz) ** 2 + (y - cy) ** 2 + (x - cx) ** 2) / (2 * 1.5**2))
+    if domain:
+        data += 1.5 * np.exp(-(z**2 + y**2 + (x - 6) ** 2) / (2 * 2.0**2))
+    return Volume(data=data.astype(np.float32), pixel_size_angstrom=PIXEL)
+
+
+def mixed(snr: float) -> tuple[ParticleSet, Images, np.ndarray]:
+    """Two thirds with the domain, one third without, in random order, and which is which."""
+    shares = (2 * COUNT // 3, COUNT // 3)
+    made = [
+        simulate_particles(molecule(domain), count, snr=snr, shift_angstrom=4.0, seed=seed)
+        for domain, count, seed in zip((True, False), shares, (1, 2))
+    ]
+    images = np.concatenate([m.images(np.arange(len(m.particles))) for m in made])
+    views = [m.particles.views for m in made]
+    joined = {
+        name: np.concatenate([getattr(v, name) for v in views])
+        for name in ("defocus_u_angstrom", "defocus_v_angstrom", "defocus_angle_deg", "phase_shift_deg")
+    }
+    rest = {
+        name: np.resize(getattr(views[0], name), COUNT)
+        for name in ("path_id", "optics_group", "ctf_bfactor_angstrom2", "ctf_scale", "noise_group")
+    }
+    particles = ParticleSet(
+        optics=made[0].particles.optics,
+        views=replace(views[0], image_index=np.arange(COUNT), particle=np.arange(COUNT), **joined, **rest),
+        count=COUNT,
+        rotation=np.concatenate([m.particles.rotation for m in made]),
+        shift_xyz_angstrom=np.concatenate([m.particles.shift_xyz_angstrom for m in made]),
+    )
+    order = np.random.default_rng(3).permutation(COUNT)
+    label = np.repeat([0, 1], shares)[order]
+    return particles.take(order), Images(images[order]), label
+
+
+@pytest.fixture(scope="module")
+def mixture() -> tuple[ParticleSet, Images, np.ndarray]:
+    """So noisy that not every particle can be told."""
+    return mixed(0.05)
+
+
+def classified(mixture, **settings):
+    particles, images, _ = mixture
+    defaults = {"diameter_angstrom": 80.0, "classes": 2, "rounds": 14, "resolution_limit_angstrom": 10.0}
+    return classify3d(
+        particles,
+        images,
+        ClassifySettings(**{**defaults, **settings}),
+        executor=SerialExecutor(),
+        observer=SilentObserver(),
+        cancel=Never(),
+    )
+
+
+def accuracy(found, label: np.ndarray) -> float:
+    right = float((found.particles.class_number - 1 == label).mean())
+    return max(right, 1 - right)
+
+
+def test_a_missing_domain_is_told_and_confidence_is_honest(mixture) -> None:
+    found = classified(mixture)
+    right = accuracy(found, mixture[2])
+    assert right > 0.9
+    stated = found.particles.extra["rlnMaxValueProbDistribution"].mean()
+    assert abs(stated - right) < 0.08
+    assert found.classes[0].share == pytest.approx(2 / 3, abs=0.1)
+    domain = [one.map.data[BOX // 2, BOX // 2, BOX // 2 + 6] for one in found.classes]
+    assert domain[0] > 1.5 * domain[1]
+
+
+def test_a_focus_away_from_the_domain_does_not_tell_them_apart(mixture) -> None:
+    there = classified(mixture, focus=(24.0, 0.0, 0.0, 16.0))
+    assert accuracy(there, mixture[2]) > 0.9
+    elsewhere = classified(mixture, focus=(-24.0, 0.0, 0.0, 8.0))
+    assert accuracy(elsewhere, mixture[2]) < 0.75
+
+
+def test_poses_that_are_off_are_refined_on_request() -> None:
+    particles, images, label = mixed(0.4)
+    off = Rotation.from_rotvec(np.random.default_rng(4).normal(0, np.radians(5), (COUNT, 3))).as_matrix()
+    moved = particles.with_poses(off @ particles.rotation, particles.shift_xyz_angstrom)
+    found = classified((moved, images, label), align="local")
+    assert accuracy(found, label) > 0.85
+    before, after = (
+        np.degrees(Rotation.from_matrix(np.swapaxes(particles.rotation, 1, 2) @ r).magnitude())
+        for r in (moved.rotation, found.particles.rotation)
+    )
+    assert np.median(after) < 0.7 * np.median(before)
+
+
+def test_the_same_seed_gives_the_same_classes(mixture) -> None:
+    first, second = (classified(mixture, rounds=4) for _ in range(2))
+    np.testing.assert_array_equal(first.particles.class_number, second.particles.class_number)
+
+
+def test_what_makes_no_sense_is_refused(mixture) -> None:
+    with pytest.raises(ParameterError, match="at least 2"):
+        ClassifySettings(diameter_angstrom=80.0, classes=1)
+    with pytest.raises(ParameterError, match="one for all or one for each"):
+        ClassifySettings(diameter_angstrom=80.0, classes=3, symmetry=("C1", "D2"))
+    with pytest.raises(ParameterError, match="outside the box"):
+        classified(mixture, focus=(200.0, 0.0, 0.0, 10.0))
+    particles, images, label = mixture
+    with pytest.raises(MetadataError, match="refine them first"):
+        classified((replace(particles, rotation=None, shift_xyz_angstrom=None), images, label))
+
+
+def test_the_limit_follows_the_particle_and_stays_above_nyquist() -> None:
+    assert resolution_limit(ClassifySettings(diameter_angstrom=280.0), 1.0) == pytest.approx(20.0)
+    assert resolution_limit(ClassifySettings(diameter_angstrom=80.0), 4.0) == pytest.approx(8.4)

@@ -1,0 +1,54 @@
+"""``classify3d`` as a job: what it writes, says and refuses."""
+
+import pytest
+
+from parhelion.errors import InputError, ParameterError
+from parhelion.io.mrc import read_header, read_volume
+from parhelion.io.particles import read_particles
+from parhelion.io.star import read_star
+
+
+@pytest.fixture
+def truth(run, molecule, tmp_path):
+    """Particles with their true poses."""
+    made = run("simulate_particles", model=molecule, count=60, snr=0.5)
+    return made.outputs["truth"]
+
+
+def test_everything_is_written(run, truth) -> None:
+    found = run("classify3d", input=truth, classes=2, diameter=90.0, rounds=4)
+    maps = found.outputs["maps"]
+    assert [m.name for m in maps] == ["map_001.mrc", "map_002.mrc"]
+    box = read_volume(maps[0]).box
+    assert all(read_header(half).shape == (box,) * 3 for half in found.outputs["half1"])
+    particles = read_particles(found.outputs["particles"])
+    assert len(particles) == 60 == found.figures["used_particles"]
+    assert set(particles.class_number) <= {1, 2}
+    rows = read_star(found.outputs["particles"])["particles"]
+    assert (rows["rlnMaxValueProbDistribution"].astype(float) >= 0.5).all()
+    shares = [found.figures[f"class_{k}_share"] for k in (1, 2)]
+    assert shares[0] >= shares[1] and sum(shares) == pytest.approx(1, abs=1e-6)
+    report = (maps[0].parent / "report.html").read_text("utf-8")
+    assert "Halves of each class" in report and "Class 2" in report
+
+
+def test_each_class_may_have_its_symmetry(run, truth) -> None:
+    found = run(
+        "classify3d", input=truth, classes=2, diameter=90.0, rounds=4, symmetry=("C1", "C2"), align="local"
+    )
+    assert len(found.outputs["maps"]) == 2
+
+
+def test_options_that_make_no_sense_are_refused(run, truth, molecule) -> None:
+    with pytest.raises(ParameterError, match="one for all, or one for each"):
+        run("classify3d", input=truth, classes=3, diameter=90.0, symmetry=("C1", "C2"))
+    with pytest.raises(ParameterError, match="--focus-centre needs --focus-radius"):
+        run("classify3d", input=truth, diameter=90.0, focus_centre=(0.0, 0.0, 10.0))
+    with pytest.raises(InputError, match="X9"):
+        run("classify3d", input=truth, diameter=90.0, symmetry=("X9",))
+
+
+def test_particles_without_poses_are_refused(run, truth) -> None:
+    bare = truth.parent / "particles.star"
+    with pytest.raises(InputError, match="no poses"):
+        run("classify3d", input=bare, diameter=90.0, classes=2)
