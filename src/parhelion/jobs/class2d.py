@@ -83,7 +83,7 @@ class Params(JobParams):
         group=SCHEDULE,
     )
     start_average: int = option(
-        50, help="particles drawn for each class of a random start", unit="particles", ge=1, group=SCHEDULE
+        20, help="particles drawn for each class of a random start", unit="particles", ge=1, group=SCHEDULE
     )
     angular_step: float = option(
         12.0,
@@ -160,7 +160,7 @@ OUTPUTS = (
     Output(name="cycles", file="cycles/classes_*.mrcs", help="averages after each cycle, in no order"),
 )
 
-SECONDS_PER_IMAGE = 1e-3
+SECONDS_PER_IMAGE = 1.1e-3
 """CPU time of an image in a cycle at 64 pixels and 50 classes (measured)."""
 
 

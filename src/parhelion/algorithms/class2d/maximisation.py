@@ -14,6 +14,10 @@ from parhelion.images.masks import soft_dilation
 
 HALF_PRIOR = 0.1
 """Prior of half averages, of their shell's mean denominator: they are compared, not looked at."""
+SIGNAL_FACTOR = 2.0
+"""Of the signal's power, since averages of particles whose angles are still wrong show less of it. On real
+particles averages agreed better with projections of the molecule (mean ring correlation of the best 1,000:
+0.50 against 0.49 and 0.48 in two runs; of 800 particles alone 0.32 against 0.30)."""
 SHARED_POINTS = 30.0
 """How many Fourier points' worth the spectrum that all classes share counts in that of one class."""
 SMOOTH_MASK_ANGSTROM, MASK_LEVEL = 10.0, 0.25
@@ -49,7 +53,7 @@ def maximise(problem: Class2dProblem, sums: PlanarSums, size: np.ndarray, limit_
     inside = float(problem.mask.square().mean())
     noise = inside / ((1 + HALF_PRIOR) ** 2 * mean).clamp_min(1e-9)
     cross, frc = half_agreement(problem, halves, noise, size)
-    inverse = inside / cross.clamp_min(1e-9)
+    inverse = inside / (SIGNAL_FACTOR * cross).clamp_min(1e-9)
     raw = solved(numerator[:c] + numerator[c:], denominator[:c] + denominator[c:], inverse)
     both = solved(numerator, denominator, inverse.repeat(2, 1)) * problem.mask
     averages = raw * problem.mask

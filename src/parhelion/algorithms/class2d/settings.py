@@ -39,7 +39,7 @@ class Class2dSettings:
     exclude_edges: bool = False
     automatic_mask: bool = False
     centre: bool = True
-    start_average: int = 50
+    start_average: int = 20
     seed: int = 0
 
     @property
