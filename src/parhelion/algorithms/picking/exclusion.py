@@ -107,18 +107,17 @@ def wide_contamination(
     return np.asarray(distance <= radius_angstrom)
 
 
-def abnormal(
-    values: np.ndarray, least_sigma: float, height: np.ndarray, background: float | None = None
-) -> np.ndarray:
+def abnormal(values: np.ndarray, least_sigma: float, height: np.ndarray) -> np.ndarray:
     """Which of the peaks' ``values (n,)`` lie more than four robust deviations from what is usual.
 
-    Usual is the median of the stronger half by ``height (n,)``: at a low threshold most peaks are noise, and
-    the median of all would be theirs. Whatever lies between it and the ``background`` is usual too.
+    Usual is the median of all, and that of the stronger half by ``height (n,)``: at a low threshold most
+    peaks are noise, and the median of all is theirs.
     """
     if len(values) < 3:
         return np.zeros(len(values), bool)
-    strong = values[height >= np.median(height)]
-    middle = float(np.median(strong))
-    sigma = max(MAD_TO_SIGMA * float(np.median(np.abs(strong - middle))), least_sigma)
-    low, high = (middle, middle) if background is None else sorted((middle, background))
-    return np.asarray((values < low - PEAK_SIGMAS * sigma) | (values > high + PEAK_SIGMAS * sigma))
+    far = np.ones(len(values), bool)
+    for group in (values, values[height >= np.median(height)]):
+        middle = np.median(group)
+        sigma = max(MAD_TO_SIGMA * float(np.median(np.abs(group - middle))), least_sigma)
+        far &= np.abs(values - middle) > PEAK_SIGMAS * sigma
+    return far

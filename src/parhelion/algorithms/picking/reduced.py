@@ -113,7 +113,9 @@ def reduce_micrograph(
     smooth = _highpassed(coarse, (pixel_y, pixel_x), 2.0 * largest_radius_angstrom)
     sigma = MAD_TO_SIGMA * float(np.median(np.abs(smooth - np.median(smooth))))
     if not sigma > 0:
-        raise InputError("the micrograph is constant: nothing can be found in it")
+        raise InputError(
+            "most of the micrograph has one value (saturated or blank?): nothing can be found in it"
+        )
     start = -margin * binning + 0.5 * (binning - 1)
     return ReducedMicrograph(
         data=((smooth - np.median(smooth)) / sigma).astype(np.float32),

@@ -248,7 +248,7 @@ def _unbelievable(
     if len(yx) == 0:
         return found
     if settings.avoid_abnormal_means:
-        found["abnormal local mean"] = abnormal(maps.mean[_at(yx)], maps.sigma, height, maps.mode)
+        found["abnormal local mean"] = abnormal(maps.mean[_at(yx)], maps.sigma, height)
     if settings.avoid_high_variance:
         variance = maps.variance[_at(yx)]
         above = variance > np.median(variance)
