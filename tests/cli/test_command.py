@@ -55,9 +55,9 @@ def test_dry_run_prints_the_estimate(maps, tmp_path, capsys) -> None:
     ("words", "said"),
     [
         (["fsk"], "unknown command 'fsk'; did you mean fsc?"),
-        (["simulate"], "simulate needs a subcommand; there is: particles"),
+        (["simulate"], "simulate needs a subcommand; there is: movies, particles"),
         (["simulate", "partikles"], "no subcommand 'partikles'"),
-        (["fsc", "--maks", "x"], "fsc has no option --maks; did you mean --mask?"),
+        (["fsc", "--maskk", "x"], "fsc has no option --maskk; did you mean --mask?"),
         (["fsc", "stray"], "unexpected 'stray'"),
         (["fsc", "-i"], "expects 2 arguments"),
         (["fsc", "-o", "out"], "--input is missing"),

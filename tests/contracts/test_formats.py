@@ -72,7 +72,7 @@ def make_mrc(path: Path) -> None:
 
 
 def make_tiff(path: Path) -> None:
-    tifffile.imwrite(path, IMAGES, compression="deflate", photometric="minisblack")
+    tifffile.imwrite(path, IMAGES[:, ::-1], compression="deflate", photometric="minisblack")
 
 
 def spider_bytes(shape: tuple[int, int, int], kind: int, images: int = 0) -> bytes:

@@ -1,4 +1,4 @@
-"""Sharpen a single map: spectral flattening, B-factors, figures of merit, low-pass and mask.
+"""Sharpen a single map by B-factors, flattening, figures of merit and masks.
 
 Up to the resolution where flattening begins, amplitudes keep their shape under one B-factor; from there on
 they are made flat and fall with another. Shells are weighted by their figure of merit, from an FSC or from
