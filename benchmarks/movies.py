@@ -12,6 +12,8 @@ from parhelion.algorithms.motion.polynomial import LocalMotion
 from parhelion.io.relion_motion import MotionMetadata, read_motion
 
 PROGRAM = [sys.executable, "-m", "parhelion.cli.main"]
+SPECTRUM_DOSE = 4.0
+"""Electrons per Å² in each power spectrum, parhelion's default."""
 PLACES = np.linspace(-0.45, 0.45, 7)
 ENVIRONMENT = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
 
@@ -65,10 +67,11 @@ def run_ours(data: Path, out: Path, case: Case, threads: int) -> Run:
 
 
 def run_relion(data: Path, out: Path, case: Case, threads: int) -> Run:
-    """``relion_run_motioncorr --use_own`` on the same movies, weighted by dose as ours are."""
+    """``relion_run_motioncorr --use_own`` on the same movies, weighted by dose and with spectra as ours."""
     words = [
         "relion_run_motioncorr", "--use_own", "--i", "movies.star", "--o", f"{out}/", "--angpix", "1",
         "--voltage", "300", "--dose_per_frame", str(case.dose_per_frame), "--dose_weighting",
+        "--grouping_for_ps", str(round(SPECTRUM_DOSE / case.dose_per_frame)),
         "--patch_x", "5", "--patch_y", "5", "--j", str(threads),
         *(["--gainref", "gain.mrc"] if case.gain else []),
     ]  # fmt: skip

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import scipy.ndimage
 
+from parhelion.algorithms.motion.pixels import statistics
 from parhelion.contracts import FrameSource
 from parhelion.errors import InputError, ParameterError
 from parhelion.fourier.crop import binned_shape, fourier_bin
@@ -140,8 +141,9 @@ class CorrectedFrames:
             bad = bad | ~np.isfinite(image)
         if self._any_bad or self._not_finite[index]:
             replace_pixels(image, bad, rng)
-        low, high = outlier_limits(*moments(image), self._sigmas)
-        if float(image.max()) > high or float(image.min()) < low:
+        mean, variance, least, greatest = statistics(image)
+        low, high = outlier_limits(mean, variance, self._sigmas)
+        if greatest > high or least < low:
             replace_pixels(image, bad | (image > high) | (image < low), rng)
 
     def _bad_pixels(self, survey: FrameSurvey, defects: np.ndarray | None) -> tuple[np.ndarray, list[str]]:

@@ -19,9 +19,13 @@ from parhelion.algorithms.motion.polynomial import TERMS, LocalMotion, basis
 from parhelion.contracts import Executor
 
 STAGES = 3
+CONVERGED = 0.05
+"""Relative change of the information about shifts below which the powers count as settled."""
 MOST_GROUPS = 8
 """Frames, already aligned as wholes, are added up in runs to at most so many: local motion is slow."""
 PARAMETERS = 2 * TERMS
+PARTS = 6
+"""Portions of the patches that are worked on one by one, whatever the number of threads."""
 OUTLIER = 8.0
 """A patch is left out where the model makes it less likely by this many natural logarithms."""
 
@@ -105,7 +109,7 @@ class _Fit:
     def best(self, kept: np.ndarray, detail_px: float, threshold_px: float, iterations: int) -> np.ndarray:
         """Climb with the detail of the first search, then with all that shows signal."""
         coarse = float(self.patches.scale.mean() / detail_px)
-        found = np.zeros((TERMS, 2))
+        found, before = np.zeros((TERMS, 2)), 0.0
         for stage in range(STAGES):
             powers = self.powers(found, kept)
             limit = coarse if stage == 0 else useful_limit(self.patches.frames[0], powers)
@@ -118,6 +122,9 @@ class _Fit:
             ]
             terms = self.terms[kept]
             information = likelihoods[0].information()
+            if abs(np.trace(information) - before) < CONVERGED * before:
+                return found
+            before = float(np.trace(information))
             curvature = np.einsum("pim,ij,pjl->ml", terms, information, terms)
             found, _, _ = climb(
                 partial(self._value, parts=likelihoods, terms=terms),
@@ -135,14 +142,16 @@ class _Fit:
         self, coefficients: np.ndarray, parts: list[Likelihood], terms: np.ndarray
     ) -> tuple[float, np.ndarray]:
         value, slope = 0.0, np.zeros_like(coefficients)
-        work = [(part, own) for part, own in zip(parts, terms, strict=True)]
 
-        def one(item: tuple[Likelihood, np.ndarray]) -> tuple[float, np.ndarray]:
-            part, own = item
-            found, by_frame = part.evaluate(own @ coefficients)
-            return found, own.T @ by_frame
+        def some(first: int) -> tuple[float, np.ndarray]:
+            found, by_term = 0.0, np.zeros_like(coefficients)
+            for part, own in zip(parts[first::PARTS], terms[first::PARTS], strict=True):
+                likely, by_frame = part.evaluate(own @ coefficients)
+                found += likely
+                by_term += own.T @ by_frame
+            return found, by_term
 
-        for found, by_term in self.executor.map(one, work):
+        for found, by_term in self.executor.map(some, range(min(PARTS, len(parts)))):
             value += found
             slope += by_term
         return value, slope

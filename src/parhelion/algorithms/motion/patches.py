@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numba as nb
 import numpy as np
 import scipy.fft
 
@@ -59,10 +60,14 @@ def cut_patches(
     members = [np.flatnonzero(groups == group) for group in range(int(groups.max()) + 1)]
     cut = np.empty((len(starts_y) * len(starts_x), len(members), 2, *band.shell.shape), np.float32)
 
+    still = np.zeros((2, ny, nx), np.float32) if pattern is None else pattern
+
     def work(group: int) -> None:
         spectrum = np.zeros((size[0], size[1] // 2 + 1), np.complex64)
         for i in members[group].tolist():
-            _add_moved(spectrum, _raw(frames, i, pattern), ramp_y[i], ramp_x[i])
+            _add_moved(
+                frames.data[i], frames.amplitude[i], frames.band.shell, still, ramp_y[i], ramp_x[i], spectrum
+            )
         image = scipy.fft.irfft2(spectrum, s=size)
         for number, (y, x) in enumerate((y, x) for y in starts_y for x in starts_x):
             piece = image[y : y + len(window_y), x : x + len(window_x)]
@@ -83,23 +88,20 @@ def cut_patches(
     )
 
 
-def _raw(frames: Frames, i: int, pattern: np.ndarray | None) -> np.ndarray:
-    """The transform of frame ``i`` ``(ny, nx)`` complex64 without its amplitude and without the pattern."""
-    shell = frames.band.shell
-    left = np.where(shell >= 0, frames.amplitude[i][shell], np.float32(1.0))
-    planes = frames.data[i] / left
-    if pattern is not None:
-        planes = planes - pattern
-    return np.asarray(planes[0] + 1j * planes[1])
-
-
-def _add_moved(spectrum: np.ndarray, moved: np.ndarray, ramp_y: np.ndarray, ramp_x: np.ndarray) -> None:
-    """Add a transform, moved by its ramps, to one of a finer grid."""
-    ny, nx = moved.shape
-    moved = moved * (ramp_y[0] + 1j * ramp_y[1])[:, None] * (ramp_x[0] + 1j * ramp_x[1])[None, :]
-    upper = (ny + 1) // 2
-    spectrum[:upper, :nx] += moved[:upper]
-    spectrum[spectrum.shape[0] - ny // 2 :, :nx] += moved[upper:]
+@nb.njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
+def _add_moved(frame, amplitude, shell, pattern, ramp_y, ramp_x, spectrum):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Add a frame ``(2, ny, nx)``, without its amplitude and the pattern, to a finer grid, moved by ramps."""
+    ny, nx = shell.shape
+    upper, beyond = (ny + 1) // 2, spectrum.shape[0] - ny
+    for y in range(ny):
+        target = spectrum[y if y < upper else y + beyond]
+        by = complex(ramp_y[0, y], ramp_y[1, y])
+        for x in range(nx):
+            left = amplitude[shell[y, x]] if shell[y, x] >= 0 else np.float32(1.0)
+            value = complex(
+                frame[0, y, x] / left - pattern[0, y, x], frame[1, y, x] / left - pattern[1, y, x]
+            )
+            target[x] += value * by * complex(ramp_x[0, x], ramp_x[1, x])
 
 
 def _windows(length: int, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,7 @@ Frames that together carry a few electrons per Å² are summed before the square
 are added: late frames then still show rings that a sum of all would blur by local motion.
 """
 
+import numba as nb
 import numpy as np
 import scipy.fft
 
@@ -37,20 +38,20 @@ class GroupSpectra:
         upper = ny - ny // 2
         rows = np.r_[0:upper, self._shape[0] - ny // 2 : self._shape[0]]
         ky, kx = scipy.fft.fftfreq(self._shape[0])[rows], scipy.fft.rfftfreq(self._shape[1])[:nx]
-        out = transform[rows, :nx]
-        for frequency, shift, turn in (
-            (ky, shift_px[1], (slice(None), None)),
-            (kx, shift_px[0], (None, slice(None))),
-        ):
-            part = ramp(frequency, np.array([float(shift)]))[0]
-            out *= (part[0] + 1j * part[1])[turn]
-        return np.asarray(out)
+        parts = (ramp(f, np.array([float(d)]))[0] for f, d in zip((kx, ky), shift_px, strict=True))
+        factor_x, factor_y = (part[0] + 1j * part[1] for part in parts)
+        out = np.empty((ny, nx), np.complex64)
+        _multiply(transform, rows, factor_y, factor_x, out)
+        return out
 
     def add(self, cropped: np.ndarray | None) -> None:
         """Add the next frame, in the movie's order."""
         if cropped is None:
             return
-        self._sum = cropped if self._sum is None else self._sum + cropped
+        if self._sum is None:
+            self._sum = cropped
+        else:
+            self._sum += cropped
         self._in_group += 1
         if self._in_group == self._group:
             self._close()
@@ -83,3 +84,11 @@ class GroupSpectra:
         shown = np.sqrt(np.maximum(scipy.fft.fftshift(smooth), 0.0))
         shown *= np.float32(1.0 / np.sqrt(self._size[0] * self._size[1]))
         return np.ascontiguousarray(shown, np.float32)
+
+
+@nb.njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
+def _multiply(transform, rows, factor_y, factor_x, out):  # type: ignore[no-untyped-def]  # pragma: no cover
+    for y in range(len(rows)):
+        source, target, by = transform[rows[y]], out[y], factor_y[y]
+        for x in range(len(factor_x)):
+            target[x] = source[x] * (by * factor_x[x])

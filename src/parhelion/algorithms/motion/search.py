@@ -7,6 +7,7 @@ best is searched exhaustively, then each frame in turn is moved to where it agre
 
 from dataclasses import dataclass
 
+import numba as nb
 import numpy as np
 import scipy.fft
 
@@ -140,16 +141,13 @@ class _Windows:
         time = np.arange(self.count) - (self.count - 1) / 2
         spans = [np.linspace(-half, half, LINE_POINTS) / (self.count - 1) for half in self.half]
         vy, vx = (v.ravel() for v in np.meshgrid(*spans, indexing="ij"))
+        around = np.zeros((self.count, self.count), np.float32)
+        if min_shift_px > 0:
+            for i in range(self.count):
+                for j in range(i + 1, self.count):
+                    around[i, j] = self._around_zero(i, j, min_shift_px)
         score = np.zeros(len(vy))
-        for i in range(self.count):
-            for j in range(i + 1, self.count):
-                lag = time[i] - time[j]
-                y, x = np.rint(vy * lag).astype(int), np.rint(vx * lag).astype(int)
-                value = self.pairs[i, j][y + self.half[0], x + self.half[1]]
-                if min_shift_px > 0:
-                    near = np.hypot(y * self.step[0], x * self.step[1]) < min_shift_px
-                    value = np.where(near, self._around_zero(i, j, min_shift_px), value)
-                score += value
+        _line_scores(self.pairs, vy, vx, self.half, self.step, min_shift_px, around, score)
         best = int(np.argmax(score))
         return np.rint(np.outer(time, (vy[best], vx[best]))).astype(int)
 
@@ -188,3 +186,16 @@ class _Windows:
             if bend < 0:
                 out[axis] += float(np.clip(0.5 * (a - c) / bend, -0.5, 0.5))
         return out
+
+
+@nb.njit(nogil=True, cache=True, error_model="numpy")
+def _line_scores(pairs, vy, vx, half, step, min_shift_px, around, score):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Total agreement of all pairs along straight lines of ``vy``, ``vx`` grid points per block."""
+    for line in range(len(vy)):
+        for i in range(len(pairs)):
+            for j in range(i + 1, len(pairs)):
+                y, x = int(np.rint(vy[line] * (i - j))), int(np.rint(vx[line] * (i - j)))
+                if (y * step[0]) ** 2 + (x * step[1]) ** 2 < min_shift_px**2:
+                    score[line] += around[i, j]
+                else:
+                    score[line] += pairs[i, j, y + half[0], x + half[1]]

@@ -9,11 +9,11 @@ from parhelion.algorithms.motion.align import MovieMotion, Transforms
 from parhelion.algorithms.motion.exposure import Exposure
 from parhelion.algorithms.motion.polynomial import LocalMotion
 from parhelion.algorithms.motion.power_spectrum import SPECTRUM_BOX, GroupSpectra
-from parhelion.algorithms.motion.warp import moved_transform, warped, weight_frequencies
+from parhelion.algorithms.motion.warp import add_moved, warped, weight_frequencies
 from parhelion.contracts import Cancel, Executor, SerialExecutor
 from parhelion.errors import ParameterError
 
-WEIGHT_POINTS = 1024
+WEIGHT_POINTS = 4096
 SAME_FIELD_PX = 0.2
 """Neighbouring frames whose local motion differs less than this are warped together, as one image."""
 
@@ -172,8 +172,9 @@ class _Adder:
             transform, shift = self.transforms.take(index), self.motion.shift_px[index]
             bands.append(self.spectra.cropped(transform, shift))
             for name, weight in self._kinds(row, index):
-                one = moved_transform(transform, shape, shift, weight, spline=local is not None)
-                parts[name] = parts[name] + one if name in parts else one
+                if name not in parts:
+                    parts[name] = np.zeros(transform.shape, np.complex64)
+                add_moved(parts[name], transform, shape, shift, weight, spline=local is not None)
         if local is not None:
             frame = float(chosen[rows].mean())
             for name, part in parts.items():

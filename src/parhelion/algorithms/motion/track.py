@@ -14,7 +14,7 @@ PATTERN_PRICE = 15.0
 noise gains up to about half of that."""
 SAME_PX = 0.5
 """Candidates that agree to this are one."""
-ROUGH = 10
+ROUGH = 6
 """Most rounds of each refinement of a candidate, which is to rank it only."""
 CONVERGED = 0.02
 """Relative change of the information about shifts below which the powers count as settled."""
@@ -130,10 +130,14 @@ def _distinct(tracks: list[np.ndarray]) -> list[np.ndarray]:
 def _best(coarse: Frames, tracks: list[np.ndarray], settings: TrackSettings) -> _Fit:
     """The candidate that explains the coarse frames best, without a pattern or with one where one shows."""
     rough = replace(settings, max_iterations=min(ROUGH, settings.max_iterations))
-    plain = [_refine(coarse, track, rough, 2, False) for track in tracks]
-    best = max(plain, key=_Fit.worth)
+
+    def leader(starts: list[np.ndarray], pattern: bool) -> _Fit:
+        first = max((_refine(coarse, track, rough, 1, pattern) for track in starts), key=_Fit.worth)
+        return _refine(coarse, first.shift, rough, 1, pattern)
+
+    best = leader(tracks, False)
     starts = [track for track in (*tracks, best.shift) if measure_powers(coarse, track).pattern.any()]
-    return max([best, *(_refine(coarse, track, rough, 2, True) for track in starts)], key=_Fit.worth)
+    return max(best, leader(starts, True), key=_Fit.worth) if starts else best
 
 
 def _refine(frames: Frames, start: np.ndarray, settings: TrackSettings, stages: int, pattern: bool) -> _Fit:

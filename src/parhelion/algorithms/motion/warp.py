@@ -17,17 +17,19 @@ RUN = 32
 _jit = nb.njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
 
 
-def moved_transform(
+def add_moved(
+    total: np.ndarray,
     transform: np.ndarray,
     shape: tuple[int, int],
     shift_px: np.ndarray,
     weights: np.ndarray | None = None,
     *,
     spline: bool = False,
-) -> np.ndarray:
-    """A frame's transform ``(y, x // 2 + 1)`` moved by ``shift_px`` (x, y) and weighted by frequency.
+) -> None:
+    """Add a frame's transform ``(y, x // 2 + 1)`` to ``total``, moved by ``shift_px`` (x, y) and weighted.
 
-    ``weights`` ``(k,)`` are at 0 to √½ cycles per pixel in equal steps, None for 1. ``spline`` makes
+    ``weights`` ``(k,)`` are at 0 to √½ cycles per pixel in equal steps, of which the nearest counts; None for
+    1. ``spline`` makes
     coefficients of cubic B-splines of it.
     """
     fy, fx = scipy.fft.fftfreq(shape[0]), scipy.fft.rfftfreq(shape[1])
@@ -41,23 +43,21 @@ def moved_transform(
     if spline:
         factor_y = factor_y * (3 / (2 + np.cos(2 * np.pi * fy)))
         factor_x = factor_x * (3 / (2 + np.cos(2 * np.pi * fx)))
-    out = np.empty(transform.shape, np.complex64)
     table = np.ones(2, np.float32) if weights is None else weights.astype(np.float32)
-    _multiply(
+    _add_product(
         transform,
         factor_y.astype(np.complex64),
         factor_x.astype(np.complex64),
         (fy**2).astype(np.float32),
         (fx**2).astype(np.float32),
-        np.append(table, table[-1]),
+        table,
         np.float32((len(table) - 1) / np.sqrt(0.5)),
-        out,
+        total,
     )
-    return out
 
 
 def weight_frequencies(points: int) -> np.ndarray:
-    """The frequencies in cycles per pixel of ``moved_transform``'s weights."""
+    """The frequencies in cycles per pixel of ``add_moved``'s weights."""
     return np.linspace(0.0, np.sqrt(0.5), points)
 
 
@@ -76,20 +76,20 @@ def warped(coefficients: np.ndarray, motion: LocalMotion, frame: float) -> np.nd
 
 
 @_jit
-def _multiply(transform, factor_y, factor_x, fy2, fx2, table, scale, out):  # type: ignore[no-untyped-def]  # pragma: no cover
-    plain = len(table) <= 3
+def _add_product(transform, factor_y, factor_x, fy2, fx2, table, scale, total):  # type: ignore[no-untyped-def]  # pragma: no cover
+    plain = len(table) <= 2
+    weight, place = np.ones(transform.shape[1], np.float32), np.empty(transform.shape[1], np.int32)
     for y in range(transform.shape[0]):
         by, square = factor_y[y], fy2[y]
-        if plain:
-            for x in range(transform.shape[1]):
-                out[y, x] = transform[y, x] * (by * factor_x[x])
-        else:
-            for x in range(transform.shape[1]):
-                at = np.sqrt(square + fx2[x]) * scale
-                low = np.int32(at)
-                part = at - np.float32(low)
-                weight = table[low] + part * (table[low + 1] - table[low])
-                out[y, x] = transform[y, x] * (by * factor_x[x] * weight)
+        if not plain:
+            # two loops: the compiler makes vectors of the first
+            for x in range(len(weight)):
+                place[x] = np.int32(np.sqrt(square + fx2[x]) * scale + np.float32(0.5))
+            for x in range(len(weight)):
+                weight[x] = table[np.uint64(place[x])]
+        given, sums = transform[y], total[y]
+        for x in range(len(weight)):
+            sums[x] += given[x] * (by * factor_x[x]) * weight[x]
 
 
 @_jit
