@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class FourierPoints:
-    """Points of a ``box`` x ``box`` transform with radius 1 … ``max_shell`` (in shells of 1/extent).
+    """Points of a ``box`` x ``box`` transform whose nearest shell is 1 … ``max_shell`` (in units of 1/extent).
 
     DC is left out; the column kx = 0 contributes only ky > 0. Because points are sorted by radius,
     every lower resolution limit is a prefix: ``count(limit)``.
@@ -24,7 +24,7 @@ class FourierPoints:
         m = self.max_shell
         ky, kx = np.meshgrid(np.arange(-m, m + 1), np.arange(m + 1), indexing="ij")
         radius = np.hypot(kx, ky)
-        keep = (radius <= m) & (radius >= 1) & ~((kx == 0) & (ky < 0))
+        keep = (radius < m + 0.5) & (radius >= 1) & ~((kx == 0) & (ky < 0))
         order = np.argsort(radius[keep], kind="stable")
         return kx[keep][order], ky[keep][order], radius[keep][order]
 
