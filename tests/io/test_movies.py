@@ -20,6 +20,7 @@ from parhelion.contracts import FrameSource
 from parhelion.errors import FormatError, InputError, ParameterError, ParhelionError
 from parhelion.io import packed
 from parhelion.io.eer import EerMovie
+from parhelion.io.formats import open_images
 from parhelion.io.movies import open_movie
 
 from .eer_files import encode, position, random_places, write_eer
@@ -200,6 +201,21 @@ def test_tiff_that_ends_early(tmp_path: Path) -> None:
         open_movie(path)
 
 
+@pytest.mark.parametrize("metadata", [None, {}], ids=["plain", "described"])
+def test_tiff_cut_before_its_second_directory(tmp_path: Path, metadata: dict[str, str] | None) -> None:
+    """Stored in one piece, the first page says where the others are described: behind the data."""
+    path = tmp_path / "a.tif"
+    frames = RNG.integers(0, 99, (4, 64, 64), dtype=np.uint8)
+    tifffile.imwrite(path, frames, photometric="minisblack", metadata=metadata)
+    content = path.read_bytes()
+    path.write_bytes(content[:9000])
+    for open_it in (open_movie, open_images):
+        with pytest.raises(
+            FormatError, match=r"page 1 of .*a\.tif is followed by another .* 9,000: it is trunc"
+        ):
+            open_it(path)
+
+
 def test_movie_that_shrinks_while_it_is_read(tmp_path: Path) -> None:
     path = tmp_path / "a.mrcs"
     path.write_bytes(mrc_bytes((4, 4, 3), 1, bytes(96)))
@@ -306,6 +322,11 @@ def test_damaged_eer(tmp_path: Path) -> None:
     # the last directory points behind the end
     path.write_bytes(path.read_bytes()[: len(frame)])
     with pytest.raises(FormatError, match=r"a\.eer"):
+        open_movie(path)
+    write_eer(path, [frame] * 4, EER_SHAPE)
+    # cut where the data of the third raw frame would begin: two whole ones are left
+    path.write_bytes(path.read_bytes()[: 16 + (path.stat().st_size - 16) // 2])
+    with pytest.raises(FormatError, match=r"page 2 of .*a\.eer is followed by another"):
         open_movie(path)
     write_eer(path, [frame], (40_000, 50_000))
     with pytest.raises(FormatError, match="promises 50000 x 40000 pixels"):

@@ -75,11 +75,12 @@ def _run(job: Job, words: list[str]) -> int:
     from parhelion.run.options import RunOptions, split_options
     from parhelion.run.runner import run_job
 
-    common, own = split_options(parse(job, words))
-    options = validate(RunOptions, common)
     # Warnings of libraries are for developers; a user is told by notices and errors.
     warnings.simplefilter("ignore")
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+    common, own = split_options(parse(job, words))
+    options = validate(RunOptions, common)
     result = run_job(job, own, options, Display(quiet=options.quiet))
     if options.print_json:
         print_json(as_json(job, result))

@@ -17,7 +17,7 @@ import numpy as np
 
 from parhelion.errors import FormatError, InputError, ParameterError
 from parhelion.io.movie_file import MovieFile
-from parhelion.io.tiff import open_file
+from parhelion.io.tiff import check_last_page, open_file, page_after
 
 COMPRESSIONS = (65000, 65001, 65002)
 WANTED_FRAMES = 40
@@ -71,11 +71,13 @@ class EerMovie(MovieFile):
                 described = [(p.shape, p.compression, p.dataoffsets, p.databytecounts) for p in pages]
                 codes = _codes(pages[0])
                 pixel = _pixel_size(pages[0])
+                following = page_after(tiff, tiff.pages[-1])
             except Exception as error:
                 raise FormatError(f"{path} is no readable EER file: {error}") from error
         if first is None:
             raise FormatError(f"{path} holds no electron events (EER)")
         _check(path, described, codes)
+        check_last_page(path, (first or 0) + len(described), following)
         self._codes = codes
         self._segments = [tuple(zip(offsets, counts)) for _, _, offsets, counts in described]
         self.upsampling = upsampling

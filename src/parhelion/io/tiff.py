@@ -5,6 +5,7 @@ reading and writing, as RELION and IMOD do: an exposure is the same array whiche
 """
 
 import math
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,11 +80,13 @@ def check_pages(path: Path, tiff: Any) -> TiffDescription:
             (page.shape, page.dtype, page.nbytes, sum(page.databytecounts), _end(page)) for page in pages
         ]
         pixel = _pixel_size(pages[0]) if pages else None
+        following = page_after(tiff, pages[-1]) if pages else 0
     except Exception as error:
         raise FormatError(f"{path} is no readable TIFF file: {error}") from error
     if not described:
         raise FormatError(f"{path} holds no images")
     size = path.stat().st_size
+    check_last_page(path, len(described), following)
     shape, dtype = described[0][:2]
     for number, (other, kind, unpacked, packed, end) in enumerate(described, 1):
         if len(other) != 2 or other != shape or kind != dtype or kind is None or min(other) <= 0:
@@ -104,6 +107,30 @@ def check_pages(path: Path, tiff: Any) -> TiffDescription:
     if dtype.kind not in "iuf":
         raise FormatError(f"{path} holds values of type {dtype}, real numbers are expected")
     return TiffDescription(count=len(pages), shape=shape, dtype=dtype, pixel_size_angstrom=pixel)
+
+
+def page_after(tiff: Any, page: Any) -> int:
+    """Where in the file the directory of a page says that the next page is described; 0 for nowhere.
+
+    The library passes over a place behind the end of the file: a movie whose copy was interrupted would be
+    one of fewer frames.
+    """
+    kind, stream = tiff.tiff, tiff.filehandle
+    stream.seek(page.offset)
+    (tags,) = struct.unpack(kind.tagnoformat, stream.read(kind.tagnosize))
+    stream.seek(page.offset + kind.tagnosize + tags * kind.tagsize)
+    (following,) = struct.unpack(kind.offsetformat, stream.read(kind.offsetsize))
+    return int(following)
+
+
+def check_last_page(path: Path, count: int, following: int) -> None:
+    """Raise FormatError where the last of ``count`` pages that are there names one behind the file's end."""
+    size = path.stat().st_size
+    if following >= size:
+        raise FormatError(
+            f"page {count} of {path} is followed by another at byte {following:,}, but the file has "
+            f"{size:,}: it is truncated or damaged; copy or make it again"
+        )
 
 
 def _end(page: Any) -> int:
