@@ -60,6 +60,18 @@ def test_a_few_pixels_at_the_ceiling_are_no_saturation() -> None:
     assert survey_frames(Frames(frames)).findings() == []
 
 
+@pytest.mark.parametrize("limit", [15, 20, 27])
+def test_counts_cut_at_any_value_are_saturation(limit: int) -> None:
+    frames = np.minimum(RNG.poisson(20.0, (2, 128, 128)), limit).astype(np.float32)
+    (said,) = survey_frames(Frames(frames)).findings()
+    assert said.startswith("the detector is saturated: up to") and "2 frames" in said
+
+
+@pytest.mark.parametrize("mean", [0.02, 0.5, 5.0, 40.0])
+def test_the_tail_of_counts_is_no_saturation(mean: float) -> None:
+    assert survey_frames(Frames(RNG.poisson(mean, (3, 256, 256)))).findings() == []
+
+
 @pytest.mark.parametrize(("top", "kind"), [(200, np.uint8), (60_000, np.uint16)])
 def test_whole_numbers_are_kept(top: int, kind: type) -> None:
     frames = RNG.poisson(2.0, (3, 16, 16)).astype(np.float32)

@@ -10,6 +10,10 @@ from parhelion.contracts import FrameSource
 CEILINGS = (15, 127, 255, 1023, 4095, 16383, 32767, 65535)
 """The greatest values that detectors and integer types can hold."""
 SATURATED_SHARE = 1e-4
+PILED_UP, PILED_SHARE = 2.0, 1e-3
+"""So many times more pixels at the greatest value than at the next below, and such a share of all, are no
+tail of a distribution."""
+SAMPLED_ROWS = 512
 EMPTY_SHARE = 0.01
 """A frame with less than this share of the usual mean was not exposed."""
 
@@ -98,14 +102,28 @@ def _take(survey: FrameSurvey, index: int, frame: np.ndarray, room: int) -> bool
             return True
     if least < 0:
         survey.negative[index] = np.count_nonzero(frame < 0)
-    if greatest in CEILINGS and least < greatest:
-        share = np.count_nonzero(seen == seen.max()) / frame.size
-        survey.saturated[index] = share if share > SATURATED_SHARE else 0
+    if least < greatest:
+        survey.saturated[index] = _saturated_share(seen, greatest)
     survey.mean[index] = frame.mean(dtype=np.float64) if stored is None else _mean(stored)
     survey.total += frame
     if stored is not None and stored.nbytes <= room:
         survey.kept[index] = stored
     return least == greatest
+
+
+def _saturated_share(seen: np.ndarray, greatest: float) -> float:
+    """Share of pixels that a detector could not count: at a value where detectors or types end, or where far
+    more pixels have the greatest value than the one below it."""
+    rows = seen[:: max(1, len(seen) // SAMPLED_ROWS)]
+    share = np.count_nonzero(rows == greatest) / rows.size
+    if share <= SATURATED_SHARE:
+        return 0.0
+    if greatest in CEILINGS:
+        return share
+    if share <= PILED_SHARE:
+        return 0.0
+    below = rows[rows < greatest]
+    return share if share * rows.size > PILED_UP * np.count_nonzero(below == below.max()) else 0.0
 
 
 def _mean(stored: np.ndarray) -> float:

@@ -88,6 +88,7 @@ def _spectrum(context: "Context", source: Source, plan: Plan) -> "tuple[np.ndarr
     import numpy as np
 
     from parhelion.algorithms.ctf_fit.spectrum import given_spectrum, spectrum_of_image, spectrum_of_movie
+    from parhelion.images.saturation import saturation
     from parhelion.io.formats import open_images
 
     what = source.path.name
@@ -112,7 +113,11 @@ def _spectrum(context: "Context", source: Source, plan: Plan) -> "tuple[np.ndarr
         raise MetadataError(f"{source.path} does not say its pixel size; give it with --pixel-size")
     if source.kind == "spectrum":
         return None, given_spectrum(image, pixel_size, powers=plan.powers, what=what)
-    return image, spectrum_of_image(image, pixel_size, plan.size, resample=plan.resample, what=what)
+    spectrum = spectrum_of_image(image, pixel_size, plan.size, resample=plan.resample, what=what)
+    cut = saturation(image)
+    if cut is not None:
+        context.notice(f"{source.name}: {cut}")
+    return image, spectrum
 
 
 def _frames(context: "Context", source: Source, plan: Plan) -> "tuple[FrameSource, float]":
@@ -149,7 +154,7 @@ def _frames(context: "Context", source: Source, plan: Plan) -> "tuple[FrameSourc
         keep=keeps_frames(movie.count, movie.shape),
     )
     for finding in frames.findings:
-        context.notice(finding)
+        context.notice(f"{source.name}: {finding}")
     scale = 1.0 if plan.magnification is None else 0.5 * (plan.magnification[1] + plan.magnification[2])
     return frames, pixel / scale
 

@@ -11,6 +11,7 @@ from parhelion.contracts import Observer
 from parhelion.errors import FormatError, InputError, MetadataError, ParhelionError
 from parhelion.fourier.resample import fourier_resize_images
 from parhelion.images.normalise import contrast_sign
+from parhelion.images.saturation import saturation
 from parhelion.io.formats import open_images
 from parhelion.io.mrc import StackWriter
 from parhelion.io.relion_micrographs import stems
@@ -74,6 +75,7 @@ def extract_micrograph(
         "at_edge": placed.at_edge,
         "broken": placed.broken,
         "dust": 0,
+        "saturation": saturation(image),
         "shape": list(image.shape),
     }
     if not len(placed.kept):

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from parhelion.io.formats import open_images
-from parhelion.jobs._micrographs import Outcome
+from parhelion.jobs._micrographs import Outcome, named
 from parhelion.model.particles import ParticleSet
 
 if TYPE_CHECKING:
@@ -33,6 +33,20 @@ def figures(particles: ParticleSet, outcome: Outcome, box: int) -> dict[str, flo
         **({"dust_pixels": dust} if dust else {}),
         **outcome.figures(),
     }
+
+
+def tell(context: "Context", outcome: Outcome) -> None:
+    """Notices about micrographs that are cut at their greatest value, and about boxes of no use."""
+    rows = [(name, row) for name, row in zip(outcome.names, outcome.rows) if row is not None]
+    for name, row in rows:
+        if row.get("saturation"):
+            context.notice(f"{name}: {row['saturation']}")
+    broken = [name for name, row in rows if row["broken"]]
+    if broken:
+        context.notice(
+            f"{sum(int(row['broken']) for _, row in rows)} boxes are constant or hold values that are not "
+            f"finite, and are left out: {named(broken)}"
+        )
 
 
 def show(context: "Context", particles: ParticleSet, outcome: Outcome) -> None:

@@ -244,7 +244,7 @@ def run(context: "Context", params: Params) -> Result:
     """Find the positions, settle the contrast, cut every micrograph, and write the table."""
     from parhelion.io.particles import write_particles
     from parhelion.jobs import _extract_cut as cut
-    from parhelion.jobs._extract_report import figures, show
+    from parhelion.jobs._extract_report import figures, show, tell
     from parhelion.jobs._extract_table import result_set
     from parhelion.jobs._micrographs import each
 
@@ -277,6 +277,7 @@ def run(context: "Context", params: Params) -> Result:
         positions, micrographs, rows, context.folder, box=box, final_box=final_box, fitted_ctf=fitted
     )
     write_particles(context.path("particles"), particles)
+    tell(context, outcome)
     show(context, particles, outcome)
     return Result(
         figures=figures(particles, outcome, box) | {"contrast": contrast},

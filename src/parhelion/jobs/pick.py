@@ -368,6 +368,7 @@ def _settings(params: Params) -> "PickSettings":
 
 def _pick(context: "Context", params: Params, micrographs: "Micrographs") -> Result:
     from parhelion.algorithms.picking.search import find_noise_boxes, pick_micrograph
+    from parhelion.images.saturation import saturation
     from parhelion.jobs import _pick_report as report
     from parhelion.jobs import _pick_work as work
     from parhelion.jobs._micrographs import each
@@ -382,6 +383,9 @@ def _pick(context: "Context", params: Params, micrographs: "Micrographs") -> Res
 
     def one(i: int) -> dict[str, Any]:
         image = work.read_image(micrographs.path[i])
+        cut = saturation(image)
+        if cut is not None:
+            context.notice(f"{names[i]}: {cut}")
         pixel = micrographs.optics_of(i).pixel_size_angstrom
         probability = work.read_probability(masks[i])
         if params.method == "noise":
