@@ -196,6 +196,20 @@ def test_given_values_overrule_the_table_and_say_so(tmp_path) -> None:
     assert any("rlnVoltage 200" in note for note in notes)
 
 
+def test_a_header_that_contradicts_the_stated_pixel_size_is_told(tmp_path) -> None:
+    for name, header in (("told.mrc", 1.5), ("unset.mrc", 1.0)):
+        with StackWriter(tmp_path / name, 1, (4, 4), header) as writer:
+            writer.write(0, np.zeros((1, 4, 4), np.float32))
+
+    def notes_of(name: str, pixel: float) -> str:
+        notes: list[str] = []
+        read_micrographs([tmp_path / name], pixel_size_angstrom=pixel, notes=notes, needs=())
+        return " ".join(notes)
+
+    assert "told.mrc says 1.5 Å per pixel in its header; 2 Å is used" in notes_of("told.mrc", 2.0)
+    assert notes_of("told.mrc", 1.51) == notes_of("unset.mrc", 2.0) == ""
+
+
 def test_a_file_named_twice_counts_once(tmp_path) -> None:
     notes: list[str] = []
     text = RELION_5 + "a/one.mrc 1 one.ctf:mrc 9000 9000 0 0.1 4.5\n"

@@ -63,6 +63,17 @@ def test_table_and_files(run, micrographs, tmp_path):
     assert "Fit resolution" in page and "quality of fit" in page and "m2.mrc" in page
 
 
+def test_a_fit_at_the_end_of_the_search_is_told(run, micrographs, tmp_path):
+    def told(low, high):
+        options = {"defocus_range": (low, high), "output": tmp_path / f"from_{low}", "pictures": False}
+        result = run("ctf", input=micrographs[:2], **options, **COMMON)
+        return [notice for notice in result.notices if "where the search ends" in notice]
+
+    assert not told(8000, 20000)
+    (said,) = told(10900, 20000)
+    assert "1 of 2 fits" in said and "m0.mrc" in said and "pixel size" in said
+
+
 def test_text_files_are_ctffinds(run, micrographs):
     folder = run("ctf", input=micrographs[1], pictures=False, **COMMON).folder
     assert not list(folder.glob("*.png"))

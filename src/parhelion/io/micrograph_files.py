@@ -11,6 +11,8 @@ from parhelion.io.formats import open_images
 MOVIE_SUFFIXES = (".eer", ".tif", ".tiff", ".mrcs")
 UNSET_ANGSTROM = 1.0
 """What many programs write when they do not know the pixel size."""
+LOOKED_AT, TOLERATED = 3, 0.02
+"""Files whose header is compared with the stated pixel size, and what a refined calibration may differ by."""
 
 
 def is_movie(paths: Sequence[Path]) -> bool:
@@ -46,9 +48,27 @@ def pixel_sizes_of(paths: Sequence[Path], notes: list[str]) -> np.ndarray:
     return np.where(np.isnan(found), usual, found)
 
 
+def contradiction(paths: Sequence[Path], stated_angstrom: np.ndarray) -> str | None:
+    """What to say where headers tell another pixel size than ``stated_angstrom`` (one for each path).
+
+    A few of the files are opened; 1 Å in a header is no statement (``UNSET_ANGSTROM``), nor is what an EER
+    file says, which is about the detector and not about the grid that was chosen.
+    """
+    for path, stated in list(zip(paths, stated_angstrom.tolist(), strict=True))[:LOOKED_AT]:
+        if path.suffix.lower() == ".eer":
+            continue
+        found = _pixel_size(path)
+        if np.isfinite(found) and found != UNSET_ANGSTROM and abs(found - stated) > TOLERATED * found:
+            return (
+                f"{path.name} says {found:g} Å per pixel in its header; {stated:g} Å is used: if that is "
+                "wrong, defocus, resolution and every size in Å are wrong, too"
+            )
+    return None
+
+
 def _pixel_size(path: Path) -> float:
     try:
         size = open_images(path).pixel_size_angstrom
-    except (ParhelionError, OSError):
+    except (ParhelionError, OSError, ValueError):
         size = None
     return np.nan if size is None else float(size)

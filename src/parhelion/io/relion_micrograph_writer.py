@@ -119,7 +119,8 @@ def _optics(groups: tuple[OpticsGroup, ...], others: dict[str, np.ndarray], movi
         if not movies:
             columns["rlnMicrographPixelSize"] = pixel
             stated = others.get(ORIGINAL)
-            if stated is not None and np.isfinite(np.asarray(stated, dtype=np.float64)).all():
+            # a damaged table has text in this column, which comes back as no pixel size
+            if stated is not None and stated.dtype.kind in "iuf" and np.isfinite(stated).all():
                 columns[ORIGINAL] = stated
     kept = {label: values for label, values in others.items() if label not in (*columns, ORIGINAL)}
     return Table({**kept, **columns}, length=len(groups))

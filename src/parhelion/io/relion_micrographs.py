@@ -16,7 +16,7 @@ import numpy as np
 from parhelion.errors import MetadataError
 from parhelion.io import ranges
 from parhelion.io.image_names import resolve, stated_folder
-from parhelion.io.micrograph_files import is_movie, pixel_sizes_of
+from parhelion.io.micrograph_files import contradiction, is_movie, pixel_sizes_of
 from parhelion.io.relion import OPTICS_PREFIX
 from parhelion.io.relion_micrograph_writer import CTF_LABELS, MOVIE_LABELS, ORIGINAL, stems, write_micrographs
 from parhelion.io.relion_optics import (
@@ -99,7 +99,12 @@ def read_micrographs(
     found = (
         _from_table(tables[0], given, movies, notes) if tables else _from_files(paths, given, movies, notes)
     )
-    return _distinct(paths[0] if tables else None, found, notes)
+    found = _distinct(paths[0] if tables else None, found, notes)
+    pixel = np.array([group.pixel_size_angstrom for group in found.optics])[found.optics_group]
+    if (tables or pixel_size_angstrom is not None) and np.isfinite(pixel).all():
+        told = contradiction(found.path, pixel)
+        notes += [told] if told else []
+    return found
 
 
 def _from_table(path: Path, given: _Given, movies: bool | None, notes: list[str]) -> Micrographs:

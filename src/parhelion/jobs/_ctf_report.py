@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 SHOWN = 16
 TABLE_ROWS = 500
 BINS = 24
+END_SHARE = 0.01
+"""Share of the range of the search at whose ends a defocus is not believed."""
 EXTRA = {
     "iciness": "iciness",
     "thickness_angstrom": "thickness (Å)",
@@ -46,13 +48,26 @@ def tell(
     rows: Sequence[dict[str, Any]],
     size: int,
     max_resolution_angstrom: float,
+    defocus_range_angstrom: tuple[float, float],
 ) -> None:
-    """Notices about doubtful fits and about spectra too small for their rings."""
+    """Notices about doubtful fits, defoci at the ends of the search, and rings too fine for the spectra."""
     doubtful = [name for name, row in zip(names, rows, strict=True) if not row["confident"]]
     if doubtful:
         context.notice(
             f"{len(doubtful)} of {len(rows)} fits have low confidence (weak or no rings: empty ice, "
             f"contamination, drift): {named(doubtful)}"
+        )
+    low, high = defocus_range_angstrom
+    margin = END_SHARE * (high - low)
+    ends = [
+        name
+        for name, row in zip(names, rows, strict=True)
+        if not low + margin < 0.5 * (row["defocus_u_angstrom"] + row["defocus_v_angstrom"]) < high - margin
+    ]
+    if ends and margin > 0:
+        context.notice(
+            f"{len(ends)} of {len(rows)} fits end where the search ends (--defocus-range {low:g} {high:g}): "
+            f"give a wider range, or check the pixel size, which defocus follows as its square: {named(ends)}"
         )
     aliased = [
         name

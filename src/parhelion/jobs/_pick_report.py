@@ -94,7 +94,8 @@ def tell(
     if empty and method != "noise":
         context.notice(
             f"no or hardly any particles were found in {len(empty)} of {len(outcome.done())} micrographs "
-            f"({_named(empty)}): only ice or contamination, a wrong radius or contrast, a high threshold"
+            f"({_named(empty)}): only ice or contamination, a wrong radius, "
+            "pixel size or contrast, or a high threshold"
         )
     large = sum(row["refused"].get(LARGE, 0) for row in outcome.done())
     picked = sum(len(row["x"]) for row in outcome.done())

@@ -246,7 +246,14 @@ def run(context: "Context", params: Params) -> Result:
     kept = [sources[i] for i in outcome.kept]
     fitted = with_fits(micrographs.take(outcome.kept), rows)
     write_micrographs(context.path("micrographs"), fitted)
-    tell(context, [source.name for source in kept], rows, params.spectrum_size, params.max_resolution)
+    tell(
+        context,
+        [source.name for source in kept],
+        rows,
+        params.spectrum_size,
+        params.max_resolution,
+        params.defocus_range,
+    )
     report(context, [source.name for source in kept], rows)
     names = ("pictures", "curves", "values", *(("plots",) if params.pictures else ()))
     outputs: dict[str, Path | list[Path]] = {
