@@ -76,7 +76,7 @@ def test_impossible_orientation() -> None:
 @pytest.mark.parametrize(
     ("found", "frames", "advice"),
     [
-        ((6, 8), (8, 6), "a quarter turn would fit: --gain-rot 1 or 3"),
+        ((6, 8), (8, 6), "a quarter turn would fit: --gain-rotation 90 or 270"),
         ((6, 8), (12, 16), "the frames are exactly 2 times finer"),
         ((12, 16), (6, 8), "the reference is exactly 2 times finer"),
         ((6, 8), (7, 8), "of this detector"),

@@ -33,12 +33,12 @@ class GainFit:
         least = SIGNIFICANT * self.chance
         if best != (0, 0) and self.correlation[best] > max(least, 2 * given):
             rotation, flip = best
-            turned = f"turned by {rotation} more quarter turns clockwise" if rotation else "as it is"
+            turned = f"turned by {90 * rotation}° more, clockwise," if rotation else "as it is"
             flipped = "and turned upside down" if flip else "and not flipped"
             return (
                 f"the gain reference does not lie as the frames do: {turned} {flipped} its pattern agrees "
                 f"with theirs (correlation {self.correlation[best]:.2f}, as given {given:.2f}); see "
-                "--gain-rot and --gain-flip"
+                "--gain-rotation and --gain-flip"
             )
         if self.expected < 2 * least:
             return None

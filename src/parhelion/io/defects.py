@@ -84,7 +84,7 @@ def _from_image(path: Path, shape: tuple[int, int], rotation: int, flip: int) ->
     if len(stack) != 1:
         raise FormatError(f"{path} holds {len(stack)} images, a map of defects is one")
     bad = oriented(stack.read(np.array([0]))[0] != 0, rotation, flip)
-    check_size(bad.shape, shape, f"the map of defects {path}", "gain")
+    check_size(bad.shape, shape, f"the map of defects {path}")
     return bad
 
 
@@ -136,7 +136,7 @@ def _from_serialem(path: Path, lines: list[str], shape: tuple[int, int]) -> np.n
         raise FormatError(f"{path} gives the camera's size as {camera[1]} x {camera[0]} (CameraSizeX, Y)")
     factor = _upsampling(camera, shape)
     if factor is None:
-        check_size(camera, shape, f"the camera of {path}", "gain")
+        check_size(camera, shape, f"the camera of {path}")
     bad = np.zeros(camera, bool)
     for word, numbers in entries:
         _mark(bad, word, numbers)

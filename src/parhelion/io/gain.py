@@ -54,7 +54,7 @@ def read_gain(
             if notes is not None:
                 notes.append(f"{path.name} is no .gain file: taken as the reciprocal gain of an EER detector")
     if shape is not None:
-        check_size(gain.shape, shape, f"the gain reference {path}", "gain")
+        check_size(gain.shape, shape, f"the gain reference {path}")
     return np.ascontiguousarray(gain)
 
 
@@ -71,7 +71,7 @@ def read_dark(
         raise FormatError(f"the dark reference {path} holds values that are not finite")
     dark = oriented(dark, rotation, flip)
     if shape is not None:
-        check_size(dark.shape, shape, f"the dark reference {path}", "gain")
+        check_size(dark.shape, shape, f"the dark reference {path}")
     return np.ascontiguousarray(dark)
 
 
@@ -93,7 +93,7 @@ def oriented(image: np.ndarray, rotation: int, flip: int) -> np.ndarray:
     return turned[:, ::-1] if flip == 2 else turned
 
 
-def check_size(found: tuple[int, ...], expected: tuple[int, int], what: str, option: str) -> None:
+def check_size(found: tuple[int, ...], expected: tuple[int, int], what: str) -> None:
     """Raise InputError where a reference of shape ``found`` (y, x) does not fit frames of ``expected``."""
     if tuple(found) == tuple(expected):
         return
@@ -101,7 +101,7 @@ def check_size(found: tuple[int, ...], expected: tuple[int, int], what: str, opt
     message = f"{what} has {x} x {y} pixels, the frames {expected[1]} x {expected[0]} (x, y)"
     factor = expected[0] / y
     if (x, y) == expected:
-        advice = f"a quarter turn would fit: --{option}-rot 1 or 3"
+        advice = "a quarter turn would fit: --gain-rotation 90 or 270"
     elif factor == expected[1] / x and factor.is_integer():
         advice = (
             f"the frames are exactly {factor:.0f} times finer: a reference of super-resolution frames is "

@@ -354,9 +354,6 @@ class MovieWork:
 
         for finding in (*frames.findings, *motion.findings):
             self.context.notice(f"{self.names[i]}: {finding}")
-        if motion.dead:
-            numbers = ", ".join(str(d + 1) for d in motion.dead)
-            self.context.notice(f"{self.names[i]}: frames {numbers} are empty and left out")
         known = motion.error_px[np.isfinite(motion.error_px)]
         fit = motion.local_fit
         return {
