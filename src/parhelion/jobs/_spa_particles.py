@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from parhelion.algorithms import first_run
-from parhelion.errors import MetadataError
+from parhelion.errors import InputError, MetadataError
 from parhelion.io.coordinates import read_coordinates
 from parhelion.io.relion_micrographs import read_micrographs
 from parhelion.jobs import load
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from parhelion.run.context import Context
 
 GIVEN = "given"
+FEWEST = 4
+"""Two half sets of fewer particles cannot be compared."""
 MICROSCOPE = ("pixel_size", "voltage", "cs", "amplitude_contrast")
 
 
@@ -56,6 +58,7 @@ class _Way:
 
     def __init__(self, context: "Context", params: "Params") -> None:
         self.context, self.params = context, params
+        self.failed: list[str] = []
         self.found = Prepared(particles=Path())
         if params.diameter is None:
             raise MetadataError("--diameter is needed to find particles in micrographs")
@@ -67,7 +70,11 @@ class _Way:
         self.context.log(f"decided: {what} {shown} ({how})")
 
     def _run(self, job: str, title: str, values: dict[str, Any]) -> "Result":
-        return run_step(self.context, load(job), title, values)
+        done = run_step(self.context, load(job), title, values)
+        if done.figures.get("failed"):
+            self.failed.append(f"{done.figures['failed']} ({title})")
+            self.found.figures["failed"] = "; ".join(self.failed)
+        return done
 
     def motion(self) -> Path:
         """Align the movies; their sums are the micrographs."""
@@ -156,7 +163,14 @@ class _Way:
         merits = found.figure_of_merit if found.figure_of_merit is not None else np.array([])
         cut = first_run.Choice(params.min_merit, GIVEN) if params.min_merit else first_run.merit_cut(merits)
         self._decide("Lowest merit of a pick (σ of the noise)", cut.value, cut.why)
-        self._decide("Picks", int(np.count_nonzero(merits >= cut.value)), f"of {len(found)} found")
+        count = int(np.count_nonzero(merits >= cut.value))
+        self._decide("Picks", count, f"of {len(found)} found")
+        if count < FEWEST:
+            raise InputError(
+                f"only {count} particles were found in {done.figures['micrographs']} micrographs, too few "
+                f"for a map: nothing but ice or carbon, or a wrong --diameter ({self.diameter:g} Å), "
+                f"--pixel-size or --contrast; {coordinates.parent / 'overlays'} shows the micrographs"
+            )
         return coordinates, cut.value
 
     def extract(self, table: tuple[Path, ...], positions: Any, merit: float | None) -> Prepared:
