@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from parhelion.run.context import Context
 
 SHOWN = 12
-DETAILED = 3
+DETAILED = 1
 LABELS = {
     "shifts": "rlnMicrographMetadata",
     "spectrum": "rlnCtfPowerSpectrum",

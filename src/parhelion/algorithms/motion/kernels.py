@@ -18,17 +18,24 @@ def weigh(frames, amplitude, shell, runs, plain, each):  # type: ignore[no-untyp
     Before that their sum goes to ``plain`` ``(2, ny, nx)``, and Σ_i |F_i|² of each ring to ``each``
     ``(shells,)``.
     """
+    left, power = np.empty(frames.shape[3], np.float32), np.empty(frames.shape[3], np.float32)
     for y in range(frames.shape[2]):
         first, last = runs[y, 0], runs[y, 1]
-        ring = shell[y]
+        ring, q, p = shell[y, first:last], left[: last - first], power[: last - first]
+        pr, pi = plain[0, y, first:last], plain[1, y, first:last]
+        p[:] = 0.0
         for i in range(frames.shape[0]):
-            fr, fi, q = frames[i, 0, y], frames[i, 1, y], amplitude[i]
-            for x in range(first, last):
-                plain[0, y, x] += fr[x]
-                plain[1, y, x] += fi[x]
-                each[ring[x]] += fr[x] * fr[x] + fi[x] * fi[x]
-                fr[x] *= q[ring[x]]
-                fi[x] *= q[ring[x]]
+            fr, fi = frames[i, 0, y, first:last], frames[i, 1, y, first:last]
+            for x in range(last - first):
+                q[x] = amplitude[i, ring[x]]
+            for x in range(last - first):
+                pr[x] += fr[x]
+                pi[x] += fi[x]
+                p[x] += fr[x] * fr[x] + fi[x] * fi[x]
+                fr[x] *= q[x]
+                fi[x] *= q[x]
+        for x in range(last - first):
+            each[ring[x]] += p[x]
 
 
 @_jit
@@ -58,19 +65,21 @@ def aligned_sums(frames, ramp_y, ramp_x, runs, total, row0, row1):  # type: igno
 @_jit
 def phase_sums(ramp_y, ramp_x, amplitude, shell, runs, phase, row0, row1):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Σ q a per point of rows ``row0`` to ``row1``: what ``aligned_sums`` is for frames of 1."""
+    left = np.empty(shell.shape[1], np.float32)
     for y in range(row0, row1):
         first, last = runs[y, 0], runs[y, 1]
-        ring, mr, mi = shell[y], phase[0, y], phase[1, y]
-        for x in range(first, last):
-            mr[x] = 0.0
-            mi[x] = 0.0
+        ring, q = shell[y, first:last], left[: last - first]
+        mr, mi = phase[0, y, first:last], phase[1, y, first:last]
+        mr[:] = 0.0
+        mi[:] = 0.0
         for i in range(len(amplitude)):
-            yr, yi, q = ramp_y[i, 0, y], ramp_y[i, 1, y], amplitude[i]
-            xr, xi = ramp_x[i, 0], ramp_x[i, 1]
-            for x in range(first, last):
-                w = q[ring[x]]
-                mr[x] += w * (yr * xr[x] - yi * xi[x])
-                mi[x] += w * (yr * xi[x] + yi * xr[x])
+            yr, yi = ramp_y[i, 0, y], ramp_y[i, 1, y]
+            xr, xi = ramp_x[i, 0, first:last], ramp_x[i, 1, first:last]
+            for x in range(last - first):
+                q[x] = amplitude[i, ring[x]]
+            for x in range(last - first):
+                mr[x] += q[x] * (yr * xr[x] - yi * xi[x])
+                mi[x] += q[x] * (yr * xi[x] + yi * xr[x])
 
 
 @_jit
