@@ -12,6 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from parhelion.jobs._detector import (
+    dark_option,
+    defects_option,
+    gain_corrected_option,
+    gain_flip_option,
+    gain_option,
+    gain_rotation_option,
+    magnification_option,
+)
 from parhelion.jobs._inputs import File
 from parhelion.jobs._micrographs import (
     MicrographFiles,
@@ -122,37 +131,13 @@ class Params(JobParams):
     frames_to_average: int = option(
         3, help="frames of each sum: as many as have 4 to 5 e⁻/Å²", unit="frames", ge=1, le=1000, group=MOVIES
     )
-    gain: File | None = option(
-        None,
-        help="gain reference, which is multiplied (MRC, TIFF or .gain)",
-        default_text="from the table, if it names one",
-        group=MOVIES,
-    )
-    gain_rotation: Turns = option(
-        "0", help="turn gain, dark and defect images clockwise (first row on top), in degrees", group=MOVIES
-    )
-    gain_flip: Literal["none", "y", "x"] = option(
-        "none", help="then mirror them: upside down (y) or left to right (x)", group=MOVIES
-    )
-    gain_corrected: bool = option(
-        False, help="the movies are corrected already: use no gain reference", group=MOVIES
-    )
-    dark: File | None = option(
-        None, help="dark reference, which is subtracted", default_text="none", group=MOVIES
-    )
-    defects: File | None = option(
-        None,
-        help="list of defects: an image, rectangles x y w h, or SerialEM's defects file",
-        default_text="none; hot and dead pixels are found anyway",
-        group=MOVIES,
-    )
-    magnification: tuple[float, float, float] | None = option(
-        None,
-        help="correct a magnification distortion: angle in degrees, major and minor scale",
-        unit="degrees, 1, 1",
-        default_text="none",
-        group=MOVIES,
-    )
+    gain: File | None = gain_option(MOVIES)
+    gain_rotation: Turns = gain_rotation_option(MOVIES)
+    gain_flip: Literal["none", "y", "x"] = gain_flip_option(MOVIES)
+    gain_corrected: bool = gain_corrected_option(MOVIES)
+    dark: File | None = dark_option(MOVIES)
+    defects: File | None = defects_option(MOVIES)
+    magnification: tuple[float, float, float] | None = magnification_option(MOVIES)
 
     @model_validator(mode="after")
     def _ranges(self) -> "Params":

@@ -12,6 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from parhelion.jobs._detector import (
+    dark_option,
+    defects_option,
+    gain_corrected_option,
+    gain_flip_option,
+    gain_option,
+    gain_rotation_option,
+    magnification_option,
+)
 from parhelion.jobs._inputs import File
 from parhelion.jobs._micrographs import MicrographFiles, pixel_size_option, voltage_option
 from parhelion.registry import Estimate, JobParams, Output, Result, declare, option
@@ -48,37 +57,13 @@ class Params(JobParams):
         default_text="from the table, else 0",
         group=EXPOSURE,
     )
-    gain: File | None = option(
-        None,
-        help="gain reference, which is multiplied (MRC, TIFF or .gain)",
-        default_text="from the table, if it names one",
-        group=DETECTOR,
-    )
-    gain_rotation: Turns = option(
-        "0", help="turn gain, dark and defect images clockwise (first row on top), in degrees", group=DETECTOR
-    )
-    gain_flip: Literal["none", "y", "x"] = option(
-        "none", help="then mirror them: upside down (y) or left to right (x)", group=DETECTOR
-    )
-    gain_corrected: bool = option(
-        False, help="the movies are corrected already: use no gain reference", group=DETECTOR
-    )
-    dark: File | None = option(
-        None, help="dark reference, which is subtracted", default_text="none", group=DETECTOR
-    )
-    defects: File | None = option(
-        None,
-        help="list of defects: an image, rectangles x y w h, or SerialEM's defects file",
-        default_text="none; hot and dead pixels are found anyway",
-        group=DETECTOR,
-    )
-    magnification: tuple[float, float, float] | None = option(
-        None,
-        help="correct a magnification distortion: angle in degrees, major and minor scale",
-        unit="degrees, 1, 1",
-        default_text="none",
-        group=DETECTOR,
-    )
+    gain: File | None = gain_option(DETECTOR)
+    gain_rotation: Turns = gain_rotation_option(DETECTOR)
+    gain_flip: Literal["none", "y", "x"] = gain_flip_option(DETECTOR)
+    gain_corrected: bool = gain_corrected_option(DETECTOR)
+    dark: File | None = dark_option(DETECTOR)
+    defects: File | None = defects_option(DETECTOR)
+    magnification: tuple[float, float, float] | None = magnification_option(DETECTOR)
     binning: float = option(
         1.0,
         help="make the pixels so many times larger, in Fourier space",
