@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+import numba as nb
 import numpy as np
 
 from parhelion.contracts import FrameSource
@@ -134,12 +135,25 @@ def _mean(stored: np.ndarray) -> float:
 def _as_integers(frame: np.ndarray) -> np.ndarray | None:
     """The frame as 8- or 16-bit whole numbers, None where it is something else."""
     for kind in (np.uint8, np.uint16):
-        with np.errstate(invalid="ignore"):
-            stored = frame.astype(kind)
+        stored = np.empty(frame.shape, kind)
         # one row decides for most of what does not fit
-        if np.array_equal(stored[0], frame[0]) and np.array_equal(stored, frame):
+        if _fits(frame[:1], stored[:1]) and _fits(frame, stored):
             return stored
     return None
+
+
+@nb.njit(nogil=True, cache=True)
+def _fits(frame, stored):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Copy a frame to whole numbers; whether they are the same."""
+    for y in range(frame.shape[0]):
+        row, whole, different = frame[y], stored[y], 0
+        for x in range(len(row)):
+            number = np.int32(row[x])
+            whole[x] = number
+            different += np.float32(whole[x]) != row[x]
+        if different:
+            return False
+    return True
 
 
 def _drop_empty(source: FrameSource, survey: FrameSurvey, constant: np.ndarray) -> None:

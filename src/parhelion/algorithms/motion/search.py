@@ -160,18 +160,9 @@ class _Windows:
 
     def _agreement(self, i: int, steps: np.ndarray, around: np.ndarray, reach: int) -> np.ndarray:
         """Agreement of block ``i`` with all others at grid positions within ``reach`` of ``around``."""
-        size = 2 * reach + 1
-        padded = np.zeros((size, size), np.float32)
-        for j in range(self.count):
-            if j == i:
-                continue
-            low_y, low_x = around - steps[j] - reach + self.half
-            y0, x0 = max(low_y, 0), max(low_x, 0)
-            y1 = min(low_y + size, 2 * self.half[0] + 1)
-            x1 = min(low_x + size, 2 * self.half[1] + 1)
-            if y0 < y1 and x0 < x1:
-                padded[y0 - low_y : y1 - low_y, x0 - low_x : x1 - low_x] += self.pairs[i, j, y0:y1, x0:x1]
-        return padded
+        found = np.zeros((2 * reach + 1, 2 * reach + 1), np.float32)
+        _add_agreement(self.pairs, i, around - reach + self.half - steps, found)
+        return found
 
     def _best(self, i: int, steps: np.ndarray, reach: int) -> np.ndarray:
         found = self._agreement(i, steps, steps[i], reach)
@@ -199,3 +190,16 @@ def _line_scores(pairs, vy, vx, half, step, min_shift_px, around, score):  # typ
                     score[line] += around[i, j]
                 else:
                     score[line] += pairs[i, j, y + half[0], x + half[1]]
+
+
+@nb.njit(nogil=True, cache=True, error_model="numpy")
+def _add_agreement(pairs, i, low, found):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Add to ``found`` the agreement of ``i`` with all others, each from position ``low`` ``(n, 2)`` on."""
+    rows, columns = pairs.shape[2], pairs.shape[3]
+    for j in range(len(pairs)):
+        if j == i:
+            continue
+        low_y, low_x = low[j]
+        for y in range(max(low_y, 0), min(low_y + found.shape[0], rows)):
+            for x in range(max(low_x, 0), min(low_x + found.shape[1], columns)):
+                found[y - low_y, x - low_x] += pairs[i, j, y, x]

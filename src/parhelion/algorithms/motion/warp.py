@@ -65,14 +65,14 @@ def warped(coefficients: np.ndarray, motion: LocalMotion, frame: float) -> np.nd
     """The image of spline ``coefficients`` ``(y, x)`` moved by the local motion of ``frame``.
 
     The value at a place is that of the frame at the place less the local shift there; both axes are done one
-    after the other, which is exact to the product of shift and its slope. Beyond the edge pixels repeat.
+    after the other, which is exact to the product of shift and its slope. Beyond the edge pixels repeat. The
+    image takes the memory of the coefficients.
     """
     field = motion.field(frame).astype(np.float64)
     rows = np.empty_like(coefficients)
     _along_x(coefficients, field[0], rows)
-    out = np.empty_like(coefficients)
-    _along_y(rows, field[1], out)
-    return out
+    _along_y(rows, field[1], coefficients)
+    return coefficients
 
 
 @_jit
