@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class FourierPoints:
-    """Points of a ``box`` x ``box`` transform whose nearest shell is 1 … ``max_shell`` (in units of 1/extent).
+    """Points of a ``box`` x ``box`` transform whose nearest shell is 1 … ``max_shell`` (shells of 1/extent).
 
     DC is left out; the column kx = 0 contributes only ky > 0. Because points are sorted by radius,
     every lower resolution limit is a prefix: ``count(limit)``.
