@@ -25,6 +25,7 @@ from parhelion.engine.schedule import Plan
 from parhelion.engine.score import Stage, chunks, located, searched
 from parhelion.engine.solvent import Solvent
 from parhelion.engine.update import MapSums, Slices, complete_mates, symmetrise
+from parhelion.fourier.grids import rfft_radius
 from parhelion.fourier.shells import fsc
 from parhelion.geometry.symmetry import SymmetryGroup
 
@@ -193,13 +194,15 @@ def _wiener(first: Tensor, second: Tensor, max_shell: int) -> np.ndarray:
 
 def filtered_by_shell(volumes: Tensor, factor: np.ndarray) -> Tensor:
     """``volumes`` ``(m, n, n, n)`` with every shell multiplied by its ``factor``; 0 beyond the last."""
-    n = volumes.shape[-1]
-    axes = (torch.fft.fftfreq(n) * n, torch.fft.fftfreq(n) * n, torch.fft.rfftfreq(n) * n)
-    z, y, x = (a.to(volumes.device) for a in axes)
-    shell = torch.sqrt(z[:, None, None] ** 2 + y[None, :, None] ** 2 + x**2).round().long()
+    shell = _radius_in_shells(volumes).round().long()
     table = torch.cat([torch.from_numpy(factor).to(volumes), volumes.new_zeros(1)])
     transform = torch.fft.rfftn(volumes, dim=(1, 2, 3)) * table[shell.clamp_max(len(factor))]
     return torch.fft.irfftn(transform, s=volumes.shape[1:], dim=(1, 2, 3))
+
+
+def _radius_in_shells(volumes: Tensor) -> Tensor:
+    """Distance from the origin of each element of the volumes' half transforms, in shells."""
+    return rfft_radius(tuple(volumes.shape[-3:])).to(volumes.device) * volumes.shape[-1]
 
 
 def _empty(loader: ParticleLoader) -> MapSums:
@@ -245,10 +248,7 @@ def compared_map(maps: tuple[Tensor, Tensor], half: int, joined_shell: float) ->
     """
     mean, other = (maps[0] + maps[1]) / 2, maps[2 - half]
     transform = torch.fft.rfftn(torch.stack([mean, other]), dim=(1, 2, 3))
-    n = mean.shape[-1]
-    axes = (torch.fft.fftfreq(n) * n, torch.fft.fftfreq(n) * n, torch.fft.rfftfreq(n) * n)
-    z, y, x = (a.to(mean.device) for a in axes)
-    low = torch.sqrt(z[:, None, None] ** 2 + y[None, :, None] ** 2 + x**2) <= joined_shell
+    low = _radius_in_shells(mean) <= joined_shell
     return torch.fft.irfftn(torch.where(low, transform[0], transform[1]), s=mean.shape)
 
 

@@ -2,6 +2,7 @@
 
 import threading
 import weakref
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from parhelion.io.packed import is_half_of_super_resolution, unpack
 from parhelion.io.tiff import TiffDescription, check_pages, open_file
 
 
-class MovieFile:
+class MovieFile(ABC):
     """``count`` frames of ``shape`` (y, x) that stay in their file until they are read.
 
     ``pixel_size_angstrom`` is None where the file does not say, ``notes`` are what the reader had to assume.
@@ -43,9 +44,9 @@ class MovieFile:
         with np.errstate(over="ignore", invalid="ignore"):
             return np.ascontiguousarray(self._stored(index), dtype=np.float32)
 
+    @abstractmethod
     def _stored(self, index: int) -> np.ndarray:
         """Frame ``index`` in the type that the file stores."""
-        raise NotImplementedError
 
 
 class MrcMovie(MovieFile):

@@ -3,7 +3,8 @@
 Classes start from random parts of the particles and drift apart round by round, softly at first, until few
 particles change. Poses stay as they are, are refined in each class, or are searched anew; with a focus only a
 sphere tells the classes apart. Each half of the particles is compared with the maps of the other, so that no
-particle is drawn to a class because it went into it.
+particle is drawn to a class because it went into it; the half maps of a class have therefore seen each other.
+Refine a class's particles by themselves to state its resolution.
 """
 
 from typing import TYPE_CHECKING, Annotated, Literal
