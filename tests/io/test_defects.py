@@ -45,13 +45,13 @@ def expected_of_serialem() -> np.ndarray:
     return bad
 
 
-def test_rectangles_count_from_the_bottom(text: Callable[[str], Path]) -> None:
+def test_rectangles_count_in_the_rows_of_the_frames(text: Callable[[str], Path]) -> None:
     path = text("# x y w h\n1 0 2 3\n\n5,6,10,10\n-1 -1 2 2\n")
     bad = np.zeros((8, 10), bool)
     bad[0:3, 1:3] = bad[6:, 5:] = bad[0, 0] = True
     notes: list[str] = []
     np.testing.assert_array_equal(read_defects(path, (8, 10), notes=notes), bad)
-    np.testing.assert_array_equal(read_defects(path, (8, 10), rows_from_top=True), bad[::-1])
+    np.testing.assert_array_equal(read_defects(path, (8, 10), rows_from_top=True), bad)
     assert notes == [f"defects.txt: {bad.sum()} of 80 pixels are marked as bad"]
 
 

@@ -289,6 +289,22 @@ def test_what_is_left_of_a_shift_stays_in_the_table(extract, data, tmp_path) -> 
     assert abs(again.shift_xyz_angstrom[0, 0] - 6.6) < 1e-5
 
 
+@pytest.mark.parametrize("centres", ["refined", "original"])
+def test_particles_stay_where_they_are_at_another_scale(extract, tmp_path, centres) -> None:
+    """Coordinates in pixels of 3 Å, cut again from micrographs of 2 Å: no fraction of a pixel is lost."""
+    rows = read_particles(posed(extract(), tmp_path / "refined.star"))
+    coarse = {name: np.floor(rows.extra[name] * 2 / 3) for name in ("rlnCoordinateX", "rlnCoordinateY")}
+    write_particles(tmp_path / "coarse.star", replace(rows, extra=rows.extra.with_columns(coarse)))
+    found = extract(
+        input=tmp_path / "coarse.star", coordinates_pixel_size=3.0, centres=centres, output=tmp_path / "fine"
+    )
+    again = read_particles(found.outputs["particles"])
+    for axis, name in enumerate(coarse):
+        before = 3.0 * coarse[name] - rows.shift_xyz_angstrom[:, axis]
+        after = PIXEL * np.floor(again.extra[name]) - again.shift_xyz_angstrom[:, axis]
+        np.testing.assert_allclose(after, before, atol=1e-5)
+
+
 def test_the_ctf_is_the_particles_unless_asked(extract, tmp_path) -> None:
     table = posed(extract(), tmp_path / "refined.star")
     found = extract(input=table, ctf="micrographs", output=tmp_path / "fresh")

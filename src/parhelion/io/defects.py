@@ -2,7 +2,7 @@
 
 - An image (MRC, TIFF): every value that is not 0 marks a bad pixel.
 - Text with four numbers in a line, ``x y w h`` (MotionCor2, RELION): the rectangle's first column and row,
-  from 0, and its size. Rows count from the bottom of the image, the way those programs read TIFF movies too.
+  from 0, and its size. Rows count as those programs read movies: TIFF from the bottom, EER as stored.
 - SerialEM's ``defects_*.txt`` (the list that IMOD's ``clip defect -D`` reads): full and partial columns and
   rows, pixels, the usable area, with the camera's size. Rows count from the top.
 """
@@ -42,9 +42,9 @@ def read_defects(
 ) -> np.ndarray:
     """Bad pixels ``(y, x)`` bool of frames of ``shape``.
 
-    ``rows_from_top`` says where the first row of the frames is (``MovieFile.rows_from_top``); texts are
-    turned to it. ``rotation`` and ``flip`` orient images of defects as the gain reference (``io.gain``).
-    ``notes`` receives the number of bad pixels. Raises FormatError where the file is damaged,
+    ``rows_from_top`` says where the first row of the frames is (``MovieFile.rows_from_top``); SerialEM's
+    lists are turned to it. ``rotation`` and ``flip`` orient images of defects as the gain reference
+    (``io.gain``). ``notes`` receives the number of bad pixels. Raises FormatError where the file is damaged,
     InputError where its size does not fit the frames.
     """
     path = Path(path)
@@ -56,7 +56,6 @@ def read_defects(
         bad = bad if rows_from_top else bad[::-1]
     else:
         bad = _from_rectangles(path, text, shape)
-        bad = bad[::-1] if rows_from_top else bad
     count = int(np.count_nonzero(bad))
     if count == bad.size:
         raise FormatError(f"{path} marks every pixel of the detector as bad")

@@ -124,6 +124,7 @@ def _frames(context: "Context", source: Source, plan: Plan) -> "tuple[FrameSourc
     """The corrected frames of a movie and their pixel size."""
     from parhelion.algorithms.motion.frames import CorrectedFrames
     from parhelion.io.defects import read_defects
+    from parhelion.io.eer import EerMovie
     from parhelion.io.gain import read_dark, read_gain
     from parhelion.io.movies import open_movie
 
@@ -135,7 +136,7 @@ def _frames(context: "Context", source: Source, plan: Plan) -> "tuple[FrameSourc
     turned = {"rotation": plan.gain_rotation, "flip": plan.gain_flip}
     gain = dark = defects = None
     if source.gain is not None:
-        eer = source.path.suffix.lower() == ".eer"
+        eer = isinstance(movie, EerMovie)
         gain = read_gain(source.gain, notes, shape=movie.shape, eer_movie=eer, **turned)
     if plan.dark is not None:
         dark = read_dark(plan.dark, shape=movie.shape, **turned)

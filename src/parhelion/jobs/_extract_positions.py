@@ -139,20 +139,21 @@ def positions_from_particles(
     pixel = np.array([g.pixel_size_angstrom for g in micrographs.optics])[micrographs.optics_group][
         rows[kept]
     ]
-    xy = xy[kept] * ((coordinates_pixel_size or pixel) / pixel)[..., None]
-    # the pixel that the box was centred on: RELION, which most of these tables come from, cuts decimals off
-    xy = np.floor(xy + WHOLE)
+    # the pixel that the box was centred on, in the micrograph it was cut from: RELION, which most of these
+    # tables come from, cuts decimals off
+    scale = (coordinates_pixel_size or pixel) / pixel
+    centre = np.floor(xy[kept] + WHOLE) * np.broadcast_to(scale, pixel.shape)[:, None]
+    xy = box_centres(centre).astype(np.float64)
     shift = _shifts(particles)
     if shift is None:
         if refined:
             raise ParameterError(f"{path} has no shifts; --centres refined needs aligned particles")
         return Positions(micrograph=rows[kept], xy_px=xy, row=kept, particles=particles)
-    shift = shift[kept]
+    # the shift counts from the box's centre and points there: the particle lies opposite
+    exact = centre - shift[kept] / pixel[:, None]
     if refined is None or refined:
-        # the shift counts from the box's centre and points there: the particle lies opposite
-        exact = xy - shift / pixel[:, None]
         xy = box_centres(exact).astype(np.float64)
-        shift = (xy - exact) * pixel[:, None]
+    shift = (xy - exact) * pixel[:, None]
     return Positions(micrograph=rows[kept], xy_px=xy, row=kept, particles=particles, shift_xy_angstrom=shift)
 
 

@@ -171,6 +171,7 @@ class MovieWork:
     def _reference(self, kind: str, path: Path | None, movie: "MovieFile") -> "np.ndarray | None":
         """Gain, dark reference or defects for this movie, read once for each size of frames."""
         from parhelion.io.defects import read_defects
+        from parhelion.io.eer import EerMovie
         from parhelion.io.gain import read_dark, read_gain
 
         if path is None:
@@ -180,7 +181,7 @@ class MovieWork:
             turns, flip = TURNS[self.params.gain_rotation], FLIPS[self.params.gain_flip]
             notes: list[str] = []
             if kind == "gain":
-                eer = movie.path.suffix.lower() == ".eer"
+                eer = isinstance(movie, EerMovie)
                 found = read_gain(path, notes, rotation=turns, flip=flip, shape=movie.shape, eer_movie=eer)
             elif kind == "dark":
                 found = read_dark(path, rotation=turns, flip=flip, shape=movie.shape)
@@ -201,10 +202,11 @@ class MovieWork:
     def _corrected(self, i: int, movie: "MovieFile") -> "tuple[CorrectedFrames, float]":
         """The corrected frames of movie ``i`` and their pixel size in Å."""
         from parhelion.algorithms.motion.frames import CorrectedFrames, binning_to
+        from parhelion.io.eer import EerMovie
 
         params = self.params
         pixel = float(self.movies.optics_of(i).pixel_size_angstrom)
-        if movie.path.suffix.lower() == ".eer":
+        if isinstance(movie, EerMovie):
             pixel /= int(params.eer_upsampling)
         binning = params.binning
         if params.output_pixel_size is not None:
