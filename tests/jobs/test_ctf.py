@@ -268,6 +268,12 @@ def test_optics_must_be_known(run, micrographs, tmp_path):
         ({"power_spectra": True, "defocus_plane": True}, "--defocus-plane needs micrographs"),
         ({"gain_corrected": True, "gain": True}, "choose"),
         ({"frames_to_average": 0}, "frames-to-average"),
+        ({"known_astigmatism_angle": 30.0}, "without --known-astigmatism"),
+        ({"phase_shift_step": 5.0}, "without --phase-shift-range"),
+        ({"spectra_hold": "powers"}, "without --power-spectra"),
+        ({"known_astigmatism": 300.0, "tolerated_astigmatism": 100.0}, "--tolerated-astigmatism restrains"),
+        ({"power_spectra": True, "frames_to_average": 5}, "summed already"),
+        ({"gain_corrected": True, "gain_flip": "x"}, "leaves nothing"),
     ],
 )
 def test_impossible_options(run, micrographs, options, message):

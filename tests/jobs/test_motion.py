@@ -136,6 +136,7 @@ def test_exposure_filter_needs_a_dose(run: Run, movie: Path) -> None:
         ({"mask_cross": False, "vertical_mask": 2}, "--no-mask-cross"),
         ({"binning": 2.0, "output_pixel_size": 3.0}, "--output-pixel-size"),
         ({"local": False, "patches": (3, 3)}, "--patches"),
+        ({"gain_corrected": True, "gain_flip": "x"}, "leaves nothing"),
         ({"min_shift": 50.0, "max_shift": 20.0}, "--min-shift"),
         ({"last_frame": 40}, "movie has frames 1 to 8"),
     ],

@@ -139,12 +139,32 @@ class Params(JobParams):
     defects: File | None = defects_option(MOVIES)
     magnification: tuple[float, float, float] | None = magnification_option(MOVIES)
 
+    def _effective(self) -> None:
+        """Refuse options that others leave without effect."""
+        given = self.model_fields_set
+        without = [
+            ("known_astigmatism_angle", self.known_astigmatism is None, "--known-astigmatism"),
+            ("phase_shift_step", self.phase_shift_range is None, "--phase-shift-range"),
+            ("spectra_hold", not self.power_spectra, "--power-spectra"),
+        ]
+        for name, lacking, needed in without:
+            if name in given and lacking:
+                raise ValueError(f"--{name.replace('_', '-')} has no effect without {needed}")
+        if self.known_astigmatism is not None and self.tolerated_astigmatism is not None:
+            raise ValueError("--tolerated-astigmatism restrains what --known-astigmatism fixes; choose")
+        if "frames_to_average" in given and self.power_spectra:
+            raise ValueError("--frames-to-average is for movies, --power-spectra are summed already")
+        turned = bool(given & {"gain_rotation", "gain_flip"})
+        if turned and self.gain_corrected and self.dark is None and self.defects is None:
+            raise ValueError("--gain-corrected leaves nothing for --gain-rotation and --gain-flip to turn")
+
     @model_validator(mode="after")
     def _ranges(self) -> "Params":
         if self.max_resolution >= self.min_resolution:
             raise ValueError("--max-resolution must be a smaller spacing than --min-resolution")
         if self.spectrum_size % 2:
             raise ValueError("--spectrum-size must be even")
+        self._effective()
         for name in ("defocus_range", "phase_shift_range"):
             pair = getattr(self, name)
             if pair is not None and pair[0] > pair[1]:

@@ -181,6 +181,9 @@ class Params(JobParams):
             raise ValueError("--output-pixel-size and --binning both set the pixel size; give one")
         if self.gain_corrected and self.gain is not None:
             raise ValueError("--gain names a reference, --gain-corrected forbids one; choose")
+        turned = bool(given & {"gain_rotation", "gain_flip"})
+        if turned and self.gain_corrected and self.dark is None and self.defects is None:
+            raise ValueError("--gain-corrected leaves nothing for --gain-rotation and --gain-flip to turn")
         if self.last_frame and self.last_frame < self.first_frame:
             raise ValueError(f"--last-frame {self.last_frame} comes before --first-frame {self.first_frame}")
         if not self.mask_cross and given & {"horizontal_mask", "vertical_mask"}:

@@ -131,6 +131,8 @@ class Params(JobParams):
             raise ValueError(f"--{min(outside).replace('_', '-')} needs a mask")
         if self.outside_lowpass is not None and self.outside_weight == 0:
             raise ValueError("--outside-lowpass filters what --outside-weight 0 removes; give a weight")
+        if "ssnr_scale" in given and not self.fom_weighting:
+            raise ValueError("--no-fom-weighting leaves --ssnr-scale without effect")
         if "ssnr_scale" in given and self.fsc is None and self.mass is None:
             raise ValueError("--ssnr-scale needs signal-to-noise ratios: give --fsc or --mass")
         return self
