@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from parhelion.errors import InputError, ParameterError
-from parhelion.io.mrc import StackWriter
+from parhelion.io.mrc import StackWriter, write_volume
 from parhelion.io.relion_micrographs import read_micrographs
 from parhelion.jobs import _spa_particles, spa
 from parhelion.jobs._spa_input import kind_of
+from parhelion.model.volume import Volume
 from parhelion.registry import Result, validate
 
 OPTICS = (
@@ -198,3 +199,19 @@ def test_what_all_steps_need_is_asked_for_first(tmp_path) -> None:
     params = validate(spa.Params, {"input": path, "diameter": 100})
     with pytest.raises(InputError, match="--voltage"):
         spa.JOB.estimate(params)
+
+
+@pytest.mark.parametrize("sections", [1, 3])
+def test_files_with_what_the_user_knows_are_enough(tmp_path, sections) -> None:
+    """Micrographs and movies without any table, as in the README."""
+    path = image(tmp_path / "v1.mrcs" if sections > 1 else tmp_path / "v1.mrc", sections)
+    said = {"input": path, "diameter": 20, "pixel_size": 0.5, "voltage": 300, "cs": 2.7}
+    if sections > 1:
+        said["dose_per_frame"] = 1.0
+    assert spa.JOB.estimate(validate(spa.Params, said)).memory_bytes > 0
+
+
+def test_a_map_is_no_movie(tmp_path) -> None:
+    write_volume(tmp_path / "map.mrc", Volume(data=np.ones((8, 8, 8), np.float32), pixel_size_angstrom=1.0))
+    with pytest.raises(InputError, match="three-dimensional map"):
+        validate(spa.Params, {"input": tmp_path / "map.mrc", "diameter": 100})

@@ -27,9 +27,19 @@ def planned(params: "Params", start: str) -> list[Estimate]:
     found = first_table(params)
     pixel = found.optics[0].pixel_size_angstrom
     first = load("motion" if start == "movies" else "ctf")
-    values: dict[str, Any] = {"input": params.input, "pixel_size": params.pixel_size}
+    values: dict[str, Any] = {
+        "input": params.input,
+        "pixel_size": params.pixel_size,
+        "voltage": params.voltage,
+    }
     if start == "movies":
-        values |= {"gain": params.gain, "exposure_filter": knows_dose(params, found)}
+        values |= {
+            "gain": params.gain,
+            "dose_per_frame": params.dose_per_frame,
+            "exposure_filter": knows_dose(params, found),
+        }
+    else:
+        values |= {"cs": params.cs, "amplitude_contrast": params.amplitude_contrast}
     given = {name: value for name, value in values.items() if value is not None}
     steps = [first.estimate(validate(first.params, given))]
     _, height, width = largest_shape(found.path[:: max(1, len(found) // 20)])

@@ -6,11 +6,13 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator
 
-from parhelion.jobs._inputs import check_exists, check_particles, expand, expand_one
+from parhelion.errors import FormatError, InputError
+from parhelion.jobs._inputs import MAP_SUFFIXES, check_exists, check_particles, expand, expand_one
 from parhelion.jobs._micrographs import one_kind
 from parhelion.registry import FileKind
 
 Start = Literal["particles", "micrographs", "movies"]
+PARTICLE_SUFFIXES = (".cs", ".par", ".cistem")
 
 
 def kind_of(paths: Sequence[Path]) -> Start:
@@ -32,7 +34,7 @@ def _is_particle_table(paths: Sequence[Path]) -> bool:
         tables = [table for name, table in read_star(path).items() if name != "optics"]
         lists_files = any("rlnMicrographName" in t or "rlnMicrographMovieName" in t for t in tables)
         return not lists_files or any("rlnImageName" in table for table in tables)
-    return path.suffix.lower() == ".cs"
+    return path.suffix.lower() in PARTICLE_SUFFIXES
 
 
 def usable(paths: tuple[Path, ...]) -> tuple[Path, ...]:
@@ -40,7 +42,26 @@ def usable(paths: tuple[Path, ...]) -> tuple[Path, ...]:
     if _is_particle_table(paths):
         check_particles(paths[0])
         return paths
+    for path in paths:
+        _refuse_volume(path)
     return one_kind(paths)
+
+
+def _refuse_volume(path: Path) -> None:
+    """InputError for a map, whose sections would pass for the frames of a movie."""
+    from parhelion.io.mrc_header import read_header
+
+    if path.suffix.lower() not in MAP_SUFFIXES:
+        return
+    try:
+        header = read_header(path)
+    except FormatError:
+        return  # one damaged file of many is named where it is read
+    if not header.is_stack and header.shape[0] == header.shape[1] == header.shape[2]:
+        raise InputError(
+            f"{path} is a three-dimensional map; particles, micrographs or movies are expected (a starting "
+            "map goes to --reference)"
+        )
 
 
 StartFile = Annotated[
