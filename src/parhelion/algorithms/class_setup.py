@@ -75,9 +75,9 @@ def set_up_classes(
     ``particles`` is one table, or one table per old class with the same particles in the same order, each
     with its own poses (as cisTEM keeps them; occupancies from their column ``cisTEMOccupancy``). ``poses``
     says which of several merged classes a particle's pose comes from: that of its highest occupancy, or a
-    random one. ``occupancies`` are the sums of what was merged (and a share of 1/classes of the particles moves to
-    each class that is new), or, at random, 100 in one class. Particles whose class was dropped are left out,
-    or, with ``carry_all``, divided equally among the new classes.
+    random one. ``occupancies`` are the sums of what was merged (and a share of 1/classes of the particles
+    moves to each class that is new), or, at random, 100 in one class. Particles whose class was dropped are
+    left out, or, with ``carry_all``, divided equally among the new classes.
 
     Raises ParameterError for a recipe or choice that cannot be, MetadataError for tables that do not fit.
     """
