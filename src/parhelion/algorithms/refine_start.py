@@ -9,6 +9,8 @@ from parhelion.algorithms import preparation as prepare
 from parhelion.contracts import Cancel, Executor, Observer, ParticleSource
 from parhelion.engine import checkpoint
 from parhelion.engine.candidates import Candidates
+from parhelion.engine.centre import offset_voxels
+from parhelion.engine.cistem_schedule import first_share
 from parhelion.engine.halves import split_halves
 from parhelion.engine.loader import EDGE_PIXELS, ParticleLoader, undistorted_shifts
 from parhelion.engine.loop import Problem
@@ -16,17 +18,22 @@ from parhelion.engine.memory import MemoryPlan, plan_memory
 from parhelion.engine.noise import background_noise
 from parhelion.engine.points import FourierPoints
 from parhelion.engine.scale import reference_scale
-from parhelion.engine.schedule import SEARCH_CYCLES, Progress, ScheduleSettings, first_plan
+from parhelion.engine.schedule import SEARCH_CYCLES, Progress, ScheduleSettings
+from parhelion.engine.search_view import search_view
 from parhelion.engine.solvent import Solvent
 from parhelion.engine.state import RefineState
-from parhelion.errors import InputError, MetadataError
+from parhelion.errors import InputError, MetadataError, ParameterError
 from parhelion.fourier.filters import lowpass
 from parhelion.geometry.symmetry import symmetry_group
+from parhelion.images.masks import soft_dilation
 from parhelion.model.particles import ParticleSet
 from parhelion.model.volume import Volume
 
 LEAST_SHIFT_ANGSTROM = 20.0
 SCALE_SAMPLE, NOISE_SAMPLE = 200, 1000
+SCHEMES = ("gold", "cistem")
+FEWEST_USED = 100
+"""Particles per half that even the first rounds of a share look at."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +42,13 @@ class RefineSettings:
 
     ``local`` starts from the particles' poses and never searches; ``shift_angstrom`` is the radius of the
     first shift search; ``top`` poses of the search are refined per particle.
+
+    What is coarser than ``low_resolution_angstrom`` does not count in the alignment. References are masked by
+    a sphere between the two radii, images in the search by a circle of ``search_radius_angstrom``, cropped to
+    it with ``autocrop``. With ``blurring`` poses enter the maps with their posteriors to the power
+    ``smoothing``. ``percent`` of the particles take part in the first rounds, ``best_percent`` of those, the
+    ones that fit best, go into the maps. ``scheme`` "gold" keeps two references that never see each other;
+    "cistem" has one and a limit that stays behind its resolution (``engine.cistem_schedule``).
     """
 
     symmetry: str = "C1"
@@ -47,6 +61,29 @@ class RefineSettings:
     most_rounds: int = 25
     top: int = 12
     seed: int = 1
+    low_resolution_angstrom: float | None = None
+    outer_radius_angstrom: float | None = None
+    inner_radius_angstrom: float = 0.0
+    search_radius_angstrom: float | None = None
+    autocrop: bool = False
+    mask_edge_angstrom: float | None = None
+    outside_weight: float = 0.0
+    outside_lowpass_angstrom: float | None = None
+    centre: bool = False
+    blurring: bool = True
+    smoothing: float = 1.0
+    percent: float | None = None
+    best_percent: float = 100.0
+    scheme: str = "gold"
+
+    def __post_init__(self) -> None:
+        if self.scheme not in SCHEMES:
+            raise ParameterError(f"scheme {self.scheme!r} is none of {', '.join(SCHEMES)}")
+        for name, low in (("percent", 0), ("best_percent", 0), ("smoothing", 0)):
+            value = getattr(self, name)
+            most = 1 if name == "smoothing" else 100
+            if value is not None and not low < value <= most:
+                raise ParameterError(f"{name.replace('_', ' ')} is {value:g}; above 0 and at most {most}")
 
 
 def memory_plan(
@@ -79,12 +116,14 @@ def completed_settings(settings: RefineSettings, reference: Volume, observer: Ob
     shift = settings.shift_angstrom
     if shift is None:
         shift = min(max(LEAST_SHIFT_ANGSTROM, 0.1 * diameter), 0.25 * box * pixel)
-    return replace(
+    completed = replace(
         settings,
         diameter_angstrom=diameter,
         initial_resolution_angstrom=max(start, limit or 0.0),
         shift_angstrom=shift,
     )
+    _check_radii(completed, diameter)
+    return completed
 
 
 def make_problem(
@@ -103,12 +142,27 @@ def make_problem(
     diameter = float(settings.diameter_angstrom or 0)
     shell = prepare.highest_shell(box, pixel, settings.resolution_limit_angstrom)
     memory = memory_plan(len(particles), box, pixel, settings, available_bytes)
+    mask_diameter = prepare.mask_diameter(diameter, box, pixel, EDGE_PIXELS)
+    view = None
+    if not settings.local:
+        view = search_view(
+            particles,
+            source,
+            usual_diameter_angstrom=mask_diameter,
+            diameter_angstrom=_search_diameter(
+                settings, mask_diameter, box * pixel - 2 * EDGE_PIXELS * pixel
+            ),
+            crop=settings.autocrop,
+            search_angstrom=max(box * pixel / shell, diameter / SEARCH_CYCLES),
+            cache_bytes=memory.cache_bytes // 2,
+            device=device,
+        )
     loader = ParticleLoader(
         particles=particles,
         source=source,
         points=FourierPoints(box, shell),
-        diameter_angstrom=prepare.mask_diameter(diameter, box, pixel, EDGE_PIXELS),
-        cache_bytes=memory.cache_bytes,
+        diameter_angstrom=mask_diameter,
+        cache_bytes=memory.cache_bytes if view is None else memory.cache_bytes // 2,
         device=device,
     )
     schedule = ScheduleSettings(
@@ -119,13 +173,21 @@ def make_problem(
         shift_angstrom=float(settings.shift_angstrom or 0),
         most_rounds=settings.most_rounds,
         search=not settings.local,
+        share=_first_share(settings, len(particles)),
+        best=settings.best_percent / 100,
+        scheme=settings.scheme,
     )
     solvent = Solvent.within(
         box,
         pixel,
         diameter,
         automatic=settings.automatic_mask,
-        given=None if mask is None else np.clip(mask.data, 0, 1).astype(np.float32),
+        given=None if mask is None else _given_mask(mask, settings.mask_edge_angstrom),
+        outer_radius_angstrom=settings.outer_radius_angstrom,
+        inner_radius_angstrom=settings.inner_radius_angstrom,
+        edge_angstrom=settings.mask_edge_angstrom,
+        outside_weight=settings.outside_weight,
+        outside_lowpass_angstrom=settings.outside_lowpass_angstrom,
     )
     return Problem(
         loader=loader,
@@ -138,7 +200,54 @@ def make_problem(
         seed=settings.seed,
         top=settings.top,
         chunk=memory.chunk,
+        view=view,
+        low_shell=box * pixel / (settings.low_resolution_angstrom or np.inf),
+        blurring=settings.blurring,
+        smoothing=settings.smoothing,
+        centre=settings.centre,
     )
+
+
+def _check_radii(settings: RefineSettings, diameter_angstrom: float) -> None:
+    """ParameterError where radii or limits leave nothing."""
+    outer = settings.outer_radius_angstrom or 0.55 * diameter_angstrom
+    if not 0 <= settings.inner_radius_angstrom < outer:
+        raise ParameterError(
+            f"the inner radius ({settings.inner_radius_angstrom:g} Å) must be smaller than the outer one "
+            f"({outer:g} Å)"
+        )
+    low, finest = settings.low_resolution_angstrom, float(settings.initial_resolution_angstrom or 0)
+    if low is not None and low < 1.5 * finest:
+        raise ParameterError(
+            f"what is coarser than {low:g} Å is left out and what is finer than {finest:g} Å is not used in the "
+            "first round: too little is left to compare; give a larger low-resolution limit"
+        )
+
+
+def _search_diameter(settings: RefineSettings, usual_angstrom: float, most_angstrom: float) -> float:
+    if settings.search_radius_angstrom is None:
+        return usual_angstrom
+    return min(2 * settings.search_radius_angstrom, most_angstrom)
+
+
+def _first_share(settings: RefineSettings, count: int) -> float:
+    """The share of the particles of the first rounds, never fewer than a hundred per half."""
+    least = min(1.0, 2 * FEWEST_USED / count)
+    if settings.percent is not None:
+        return max(settings.percent / 100, least)
+    if settings.scheme == "gold":
+        return 1.0
+    operators = len(symmetry_group(settings.symmetry).operators)
+    return max(first_share(float(settings.initial_resolution_angstrom or 0), count, operators), least)
+
+
+def _given_mask(mask: Volume, edge_angstrom: float | None) -> np.ndarray:
+    """A user's mask as it is, or its body with a new soft edge."""
+    data = np.clip(mask.data, 0, 1).astype(np.float32)
+    body = data > 0.5
+    if edge_angstrom is None or not body.any():
+        return data
+    return soft_dilation(body, mask.pixel_size_angstrom, 0.0, edge_angstrom)
 
 
 def fingerprint_of(
@@ -176,6 +285,10 @@ def start_state(problem: Problem, settings: RefineSettings, reference: Volume) -
     noise = background_noise(loader, NOISE_SAMPLE, rng)
     observer.progress("noise and scale", 1, 2)
     filtered = lowpass(reference, problem.schedule.initial_resolution_angstrom)
+    if settings.centre and not settings.local:
+        offset = offset_voxels(filtered.data, loader.pixel_size_angstrom, problem.symmetry.operators)
+        moved = np.roll(filtered.data, tuple(-offset[::-1]), axis=(0, 1, 2))
+        filtered = Volume(data=moved, pixel_size_angstrom=filtered.pixel_size_angstrom)
     volume = torch.from_numpy(filtered.data.astype(np.float32) * problem.solvent.sphere)
     extent = loader.extent_angstrom
     scale = reference_scale(
@@ -201,7 +314,7 @@ def start_state(problem: Problem, settings: RefineSettings, reference: Volume) -
         kept=_given_poses(loader.particles, extent) if settings.local else _no_poses(),
         noise=noise,
         half=_halves(problem, rng),
-        plan=first_plan(problem.schedule),
+        plan=problem.rules.first_plan(problem.schedule),
         progress=Progress(),
         fsc=np.zeros(0),
     )

@@ -32,8 +32,8 @@ class ParticleBatch:
             self, data=self.data[..., :points].contiguous(), ctf=self.ctf[..., :points].contiguous()
         )
 
-    def rows(self, part: slice) -> "ParticleBatch":
-        """The particles of a slice."""
+    def rows(self, part: slice | Tensor) -> "ParticleBatch":
+        """The particles of a slice or of an index."""
         return replace(
             self,
             index=self.index[part],

@@ -25,7 +25,7 @@ from parhelion.engine.schedule import Plan, Progress
 from parhelion.engine.state import RefineState
 from parhelion.errors import OutputError, ParameterError
 
-VERSION = 1
+VERSION = 2
 KEPT = 2
 
 
@@ -129,6 +129,7 @@ def load(path: Path, mark: str) -> RefineState:
         plan=Plan(**header["plan"]),
         progress=Progress(**header["progress"]),
         fsc=arrays["fsc"],
+        curves=arrays["curves"],
         history=tuple(header["history"]),
         unfiltered=pairs.get("unfiltered"),
         mask=tensor("mask"),
@@ -147,6 +148,7 @@ def _arrays(state: RefineState) -> dict[str, np.ndarray]:
         "noise": state.noise,
         "half": state.half,
         "fsc": state.fsc,
+        "curves": state.curves,
         "mask": state.mask,
         "combined": state.combined,
         "log_likelihood": state.log_likelihood,

@@ -27,7 +27,8 @@ def split_halves(count: int, rng: np.random.Generator, given: np.ndarray | None 
 class HalfMaps:
     """Two filtered, masked maps ``(box, box, box)``, the unfiltered ones, their mask and FSC inside it.
 
-    ``resolved_shell`` is where the FSC first falls below 0.143.
+    ``resolved_shell`` is where the FSC first falls below 0.143, ``half_shell`` where it crosses 0.5 between
+    shells.
     """
 
     maps: tuple[Tensor, Tensor]
@@ -35,6 +36,18 @@ class HalfMaps:
     mask: Tensor
     fsc: np.ndarray
     resolved_shell: int
+    half_shell: float = 0.0
+
+
+def crossing_shell(curve: np.ndarray, threshold: float) -> float:
+    """Where ``curve`` (one value per shell) first falls below ``threshold``, linear between shells; from
+    shell 2 on, the last shell where it never does."""
+    below = np.flatnonzero(curve[2:] < threshold)
+    if not len(below):
+        return float(len(curve) - 1)
+    at = int(below[0]) + 2
+    high, low = float(curve[at - 1]), float(curve[at])
+    return at - 1 + (high - threshold) / (high - low) if high > threshold else float(at)
 
 
 def solve_halves(sums: tuple[MapSums, MapSums], solvent: Solvent, max_shell: int) -> HalfMaps:
@@ -53,8 +66,15 @@ def solve_halves(sums: tuple[MapSums, MapSums], solvent: Solvent, max_shell: int
     resolved = int(below[0]) + 2 if len(below) else max_shell
     inverse_snr = torch.from_numpy((1 - usable) / usable)
     limit = min(resolved + 4, max_shell)
-    first, second = (solve(s, inverse_snr, limit) * mask for s in sums)
-    return HalfMaps(maps=(first, second), unfiltered=(a, b), mask=mask, fsc=curve, resolved_shell=resolved)
+    first, second = (solvent.applied(solve(s, inverse_snr, limit), mask) for s in sums)
+    return HalfMaps(
+        maps=(first, second),
+        unfiltered=(a, b),
+        mask=mask,
+        fsc=curve,
+        resolved_shell=resolved,
+        half_shell=crossing_shell(usable, 0.5),
+    )
 
 
 def solve_combined(sums: tuple[MapSums, MapSums], halves: HalfMaps, max_shell: int) -> Tensor:

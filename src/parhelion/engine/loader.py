@@ -27,7 +27,8 @@ class ParticleLoader:
 
     Images of a group with a magnification matrix ``M`` are sampled at ``M⁻¹ k``: what the engine sees at
     ``k`` is the undistorted particle, and all groups share their slices. ``shift_xyz_angstrom`` are the
-    particles' shifts in that frame (``undistorted_shifts``).
+    particles' shifts in that frame (``undistorted_shifts``). Unless ``scale_images`` they
+    keep their scale.
 
     Transforms are kept in memory while they fit into ``cache_bytes``; beyond that images are read again
     each round. Images that are not finite or constant become views that are not valid; ``bad_views``
@@ -38,6 +39,7 @@ class ParticleLoader:
     source: ParticleSource
     points: FourierPoints
     diameter_angstrom: float
+    scale_images: bool = True
     cache_bytes: int = 2**31
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     bad_views: set[int] = field(default_factory=set)
@@ -71,20 +73,26 @@ class ParticleLoader:
         """Particles ``rows`` on the first ``count`` points."""
         views = self._rows[rows]  # (n, v), -1 where a particle has no such view
         flat = np.maximum(views, 0).reshape(-1)
-        data, good = self._data(flat)
-        valid = torch.from_numpy(views >= 0) & good.view(views.shape)
+        data, valid = self.transforms(rows, count)
         waves = self._ctf(flat, count)
         table = self.particles.views
         return ParticleBatch(
             index=torch.from_numpy(rows),
-            data=data[:, :count].reshape(*views.shape, count).to(self.device),
+            data=data,
             ctf=waves.view(*views.shape, count).to(self.device),
-            valid=valid.to(self.device),
+            valid=valid,
             tilts=torch.from_numpy(self.tilts).to(self.device),
             noise_group=torch.from_numpy(table.noise_group[flat].reshape(views.shape).astype(np.int64)).to(
                 self.device
             ),
         )
+
+    def transforms(self, rows: np.ndarray, count: int) -> tuple[Tensor, Tensor]:
+        """Transforms ``(n, v, count)`` of the images of particles ``rows`` and which are usable ``(n, v)``."""
+        views = self._rows[rows]
+        data, good = self._data(np.maximum(views, 0).reshape(-1))
+        valid = torch.from_numpy(views >= 0) & good.view(views.shape)
+        return data[:, :count].reshape(*views.shape, count).to(self.device), valid.to(self.device)
 
     def _data(self, views: np.ndarray) -> tuple[Tensor, Tensor]:
         """Transforms ``(m, k)`` on all points and which are good, from the cache or from the images."""
@@ -102,8 +110,7 @@ class ParticleLoader:
         return data, torch.tensor([int(v) not in self.bad_views for v in views])
 
     def _transform(self, views: np.ndarray) -> tuple[Tensor, Tensor]:
-        images = torch.from_numpy(self.source.images(views))
-        images, good = normalise(images, self.mask)
+        images, good = self.normalised(views)
         data = transform(images * self.mask, self.points)
         for number, group in enumerate(self._optics):
             member = torch.from_numpy(self.particles.views.optics_group[views] == number)
@@ -119,6 +126,10 @@ class ParticleLoader:
                 usable = waves.abs() > SMALLEST_CTF
                 data[member] = torch.where(usable, data[member] / torch.where(usable, waves, 1.0), 0)
         return data, good
+
+    def normalised(self, views: np.ndarray) -> tuple[Tensor, Tensor]:
+        """The images of ``views`` with a background of mean 0 and deviation 1, and which are usable."""
+        return normalise(torch.from_numpy(self.source.images(views)), self.mask, scaled=self.scale_images)
 
     def _frequencies(self, count: int) -> tuple[Tensor, Tensor]:
         return (
@@ -196,11 +207,12 @@ def soft_circle(box: int, radius: float) -> Tensor:
     return 0.5 * (1 + torch.cos(torch.pi * fall))
 
 
-def normalise(images: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+def normalise(images: Tensor, mask: Tensor, scaled: bool = True) -> tuple[Tensor, Tensor]:
     """Images ``(m, box, box)`` with background mean 0 and deviation 1, and which of them are usable.
 
     The background is what the mask leaves out; where it leaves less than a fiftieth of the box, the
-    whole image. Unusable images (not finite, or constant) become zero.
+    whole image. Unless ``scaled`` the deviation stays as it is. Unusable images (not finite, or constant)
+    become zero.
     """
     outside = mask < 0.01
     if outside.float().mean() < 0.02:
@@ -209,7 +221,7 @@ def normalise(images: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     mean, deviation = background.mean(1), background.std(1)
     finite = torch.isfinite(images).flatten(1).all(1)
     good = finite & (deviation > 1e-6 * images.abs().amax((1, 2)).clamp_min(1e-30))
-    scale = torch.where(good, 1 / deviation, 0.0)
+    scale = torch.where(good, 1 / deviation if scaled else torch.ones_like(deviation), 0.0)
     centred = torch.where(good[:, None, None], images - mean[:, None, None], 0.0)
     return centred * scale[:, None, None], good
 

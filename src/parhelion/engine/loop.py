@@ -1,169 +1,110 @@
 """One refinement round, composed: score → accumulate → solve → noise → next plan. Nothing else."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from parhelion.contracts import Cancel, Executor, Observer
 from parhelion.engine import noise as noise_model
-from parhelion.engine.accumulate import NoiseSums, insertion_slices, noise_sums
-from parhelion.engine.candidates import Candidates, joined
-from parhelion.engine.fit import PoseFit, pose_fit, table_of_fits
+from parhelion.engine.accumulate import NoiseSums
+from parhelion.engine.candidates import Candidates
+from parhelion.engine.centre import centred
+from parhelion.engine.fit import table_of_fits
+from parhelion.engine.halfset import ChunkResult, compared_with, insert_best, kept_of, scored
 from parhelion.engine.halves import HalfMaps, solve_combined, solve_halves
 from parhelion.engine.loader import ParticleLoader
-from parhelion.engine.reference import Reference, make_reference
-from parhelion.engine.schedule import Outcome, Plan, ScheduleSettings, Stop, next_plan
-from parhelion.engine.score import chunks, refined, searched
-from parhelion.engine.solvent import Solvent
+from parhelion.engine.problem import Problem
+from parhelion.engine.schedule import Outcome, Plan, Stop
 from parhelion.engine.state import RefineState, best_poses
-from parhelion.engine.update import MapSums, Slices, complete_mates, symmetrise
+from parhelion.engine.update import MapSums, complete_mates, symmetrise
 from parhelion.geometry.rotations import angle_between
 from parhelion.geometry.so3 import grid_spacing_deg
-from parhelion.geometry.symmetry import SymmetryGroup
 
-
-@dataclass(frozen=True, kw_only=True)
-class Problem:
-    """What does not change during a refinement.
-
-    ``top`` hits of the search are refined, at most
-    ``kept`` poses per particle survive; ``chunk`` particles are processed at a time.
-    """
-
-    loader: ParticleLoader
-    schedule: ScheduleSettings
-    symmetry: SymmetryGroup
-    solvent: Solvent
-    executor: Executor
-    observer: Observer
-    cancel: Cancel
-    seed: int
-    top: int = 12
-    kept: int = 4
-    chunk: int = 64
-
-
-@dataclass(frozen=True, kw_only=True)
-class _ChunkResult:
-    poses: Candidates
-    fit: PoseFit
-    slices: list[Slices]
-    noise: NoiseSums
+__all__ = ["Problem", "concatenated", "kept_of", "run_round", "updated_noise"]
 
 
 def run_round(problem: Problem, state: RefineState) -> RefineState:
     """The state after the planned round. Depends on ``state``, the seed and the data only."""
     plan, loader = state.plan, problem.loader
     rng = np.random.default_rng((problem.seed, plan.round))
+    looked, searched_rows = _drawn(problem, state)
     sums, poses, fits, noise = [], [], [], None
     for h in (1, 2):
-        reference = _reference(problem, state, h, rng)
-        rows = torch.from_numpy(np.flatnonzero(state.half == h))
+        compared = compared_with(problem, state, h, rng, searched_rows)
+        rows = torch.from_numpy(np.flatnonzero((state.half == h) & looked))
         half_sums = MapSums.zeros(loader.box, loader.points.max_shell, loader.device)
-        for results in _scored(problem, state, reference, rows, h):
+        mine: list[ChunkResult] = []
+        for results in scored(problem, state, compared, rows, h):
             half_sums.add([s for r in results for s in r.slices], loader.points, problem.executor)
-            poses += [r.poses for r in results]
-            fits += [r.fit for r in results]
-            for r in results:
-                noise = r.noise if noise is None else noise.plus(r.noise)
+            mine += [replace(r, slices=[]) for r in results]
+        for r in mine:
+            noise = r.noise if noise is None else noise.plus(r.noise)
+        if plan.best < 1:
+            insert_best(problem, state, mine, half_sums)
+        poses += [r.poses for r in mine]
+        fits += [r.fit for r in mine]
         sums.append(symmetrise(complete_mates(half_sums), problem.symmetry.operators, problem.executor))
-        del half_sums, reference  # the solve is the peak: volumes that are no longer needed go first
+        del half_sums, compared  # the solve is the peak: volumes that are no longer needed go first
     halves = solve_halves((sums[0], sums[1]), problem.solvent, loader.points.max_shell)
-    kept = concatenated(poses)
+    kept = concatenated([*poses, _others(state.kept, looked)])
     log_likelihood, angle_deg = table_of_fits(fits, len(loader.particles))
-    outcome = _outcome(problem, state, kept, halves.resolved_shell)
-    advanced = _advanced(problem, state, kept, halves, outcome, noise)
-    return replace(
-        advanced,
-        log_likelihood=log_likelihood,
-        uncertainty_deg=angle_deg,
-        combined=solve_combined((sums[0], sums[1]), halves, loader.points.max_shell)
-        if advanced.finished
-        else None,
+    outcome = _outcome(problem, state, kept, halves, looked)
+    decision, progress = problem.rules.next_plan(problem.schedule, plan, outcome, state.progress)
+    combined = None
+    if problem.together or isinstance(decision, Stop):
+        combined = solve_combined((sums[0], sums[1]), halves, loader.points.max_shell)
+    if problem.together and combined is not None:
+        reference = problem.solvent.applied(combined, halves.mask)
+        halves = replace(halves, maps=(reference, reference))
+    row = _history_row(problem, plan, kept, outcome)
+    problem.observer.record("rounds", **row)
+    advanced = replace(
+        state,
+        maps=halves.maps,
+        unfiltered=halves.unfiltered,
+        mask=halves.mask,
+        kept=kept,
+        noise=updated_noise(loader, state.noise, noise),
+        plan=plan if isinstance(decision, Stop) else decision,
+        finished=decision.reason if isinstance(decision, Stop) else "",
+        progress=progress,
+        fsc=halves.fsc,
+        curves=np.concatenate([state.curves.reshape(-1, len(halves.fsc)), halves.fsc[None]]),
+        history=(*state.history, row),
+        log_likelihood=_filled(log_likelihood, state.log_likelihood),
+        uncertainty_deg=_filled(angle_deg, state.uncertainty_deg),
+        combined=combined,
     )
+    return centred(advanced, loader, problem.symmetry.operators) if problem.centre else advanced
 
 
-def _reference(problem: Problem, state: RefineState, half: int, rng: np.random.Generator) -> Reference:
-    loader = problem.loader
-    start = problem.schedule.shift_angstrom / loader.extent_angstrom
-    return make_reference(
-        loader,
-        state.maps[half - 1],
-        state.noise,
-        state.plan,
-        problem.symmetry,
-        shift_spread=_shift_spread(state, len(loader.particles), start),
-        top=problem.top,
-        kept=problem.kept,
-        rng=rng,
-    )
+def _drawn(problem: Problem, state: RefineState) -> tuple[np.ndarray, Tensor]:
+    """Which particles ``(n,)`` a round looks at, and which of these it searches everywhere for."""
+    plan, count = state.plan, len(problem.loader.particles)
+    looked, anew = np.ones(count, bool), np.ones(count, bool)
+    rng = np.random.default_rng((problem.seed, plan.round, 1))
+    if plan.share < 1:
+        looked[:] = False
+        for h in (1, 2):
+            rows = np.flatnonzero(state.half == h)
+            looked[rng.permutation(rows)[: max(1, round(plan.share * len(rows)))]] = True
+    if plan.searched < 1:
+        anew = rng.random(count) < plan.searched
+        known = np.zeros(count, bool)
+        known[np.unique(state.kept.particle.numpy())] = True
+        anew |= ~known
+    return looked, torch.from_numpy(anew)
 
 
-def _shift_spread(state: RefineState, count: int, start: float) -> float:
-    """Standard deviation of in-plane shifts per axis, in units of the extent; ``start`` before any pose."""
-    if not len(state.kept):
-        return start
-    shift = best_poses(state.kept, count)[1]
-    return float(max(np.sqrt(np.mean(shift[:, :2] ** 2)), 0.1 * start))
+def _others(kept: Candidates, looked: np.ndarray) -> Candidates:
+    """The poses of particles that a round does not look at."""
+    return kept.take(torch.from_numpy(~looked)[kept.particle])
 
 
-def _scored(
-    problem: Problem, state: RefineState, reference: Reference, rows: Tensor, half: int
-) -> Iterator[list[_ChunkResult]]:
-    """Results of a few chunks at a time, so that insertion alternates with scoring in bounded memory."""
-    every = chunks(rows, problem.chunk)
-    together = 8
-    done = 0
-    stage = f"round {state.plan.round + 1}, half {half}"
-    problem.observer.progress(stage, 0.0, float(len(rows)))  # the clock starts before the first chunks
-    for first in range(0, len(every), together):
-        problem.cancel.check()
-        group = every[first : first + together]
-        yield list(problem.executor.map(lambda piece: _score_chunk(problem, state, reference, piece), group))
-        done += sum(len(piece) for piece in group)
-        problem.observer.progress(stage, float(done), float(len(rows)))
-
-
-def _score_chunk(problem: Problem, state: RefineState, reference: Reference, rows: Tensor) -> _ChunkResult:
-    loader, points = problem.loader, problem.loader.points
-    batch = loader.batch(rows.numpy(), len(points))
-    white = batch.whitened(reference.noise)
-    previous = kept_of(state.kept, rows).moved_to(batch.data.device)
-    start = previous
-    if reference.bank is not None:
-        k = points.count(state.plan.search_shell)
-        centres = torch.zeros((len(rows), 3), dtype=torch.float64, device=batch.data.device)
-        found = searched(
-            white.limited(k), reference.bank, reference.shifts, centres, reference.settings, points
-        )
-        start = joined(found, previous) if len(previous) else found
-    usable = batch.valid.any(1)
-    start = start.take(usable[start.particle])
-    limited = white.limited(reference.points)
-    poses = refined(limited, reference.volume, start, reference.settings, points)
-    fit = pose_fit(limited, poses)
-    slices = insertion_slices(white, poses, points)
-    residuals = noise_sums(batch, poses, reference.volume, points, len(reference.noise))
-    return _ChunkResult(
-        # normal matrices of all candidates of all particles would be the largest table of a round
-        poses=replace(poses, particle=rows[poses.particle.cpu()], hessian=None),
-        fit=replace(fit, particle=rows[fit.particle]),
-        slices=slices,
-        noise=residuals,
-    )
-
-
-def kept_of(kept: Candidates, rows: Tensor) -> Candidates:
-    """Candidates of consecutive chunk ``rows``, ``particle`` renumbered to the chunk; ``kept`` is sorted."""
-    first = torch.searchsorted(kept.particle, rows)
-    last = torch.searchsorted(kept.particle, rows, right=True)
-    count = last - first
-    owner = torch.repeat_interleave(torch.arange(len(rows)), count)
-    offset = torch.arange(len(owner)) - (torch.cumsum(count, 0) - count)[owner]
-    return replace(kept.take(first[owner] + offset), particle=owner)
+def _filled(new: np.ndarray, old: np.ndarray | None) -> np.ndarray:
+    """What is new, and what was known of the others."""
+    return new if old is None else np.where(np.isnan(new), old, new)
 
 
 def concatenated(parts: list[Candidates]) -> Candidates:
@@ -175,47 +116,24 @@ def concatenated(parts: list[Candidates]) -> Candidates:
     return merged.take(torch.argsort(merged.particle, stable=True))
 
 
-def _outcome(problem: Problem, state: RefineState, kept: Candidates, resolved: int) -> Outcome:
+def _outcome(
+    problem: Problem, state: RefineState, kept: Candidates, halves: HalfMaps, looked: np.ndarray
+) -> Outcome:
     count = len(problem.loader.particles)
+    shells = {"resolved_shell": halves.resolved_shell, "half_shell": halves.half_shell}
     after, _, weight = best_poses(kept, count)
     if not len(state.kept):
-        return Outcome(resolved_shell=resolved, moved_deg=180.0, jumped=1.0)
+        return Outcome(**shells, moved_deg=180.0, jumped=1.0)
     before, _, earlier = best_poses(state.kept, count)
-    both = (weight > 0) & (earlier > 0)
+    both = (weight > 0) & (earlier > 0) & looked
     angles = np.min(
         [angle_between(after[both], before[both] @ g) for g in problem.symmetry.operators], axis=0
     )
     limit = 0.7 * grid_spacing_deg(state.plan.grid_order)
     return Outcome(
-        resolved_shell=resolved,
+        **shells,
         moved_deg=float(np.median(angles)) if len(angles) else 0.0,
         jumped=float((angles > limit).mean()) if len(angles) else 0.0,
-    )
-
-
-def _advanced(
-    problem: Problem,
-    state: RefineState,
-    kept: Candidates,
-    halves: HalfMaps,
-    outcome: Outcome,
-    noise: NoiseSums | None,
-) -> RefineState:
-    decision, progress = next_plan(problem.schedule, state.plan, outcome, state.progress)
-    row = _history_row(problem, state.plan, kept, outcome)
-    problem.observer.record("rounds", **row)
-    return replace(
-        state,
-        maps=halves.maps,
-        unfiltered=halves.unfiltered,
-        mask=halves.mask,
-        kept=kept,
-        noise=updated_noise(problem.loader, state.noise, noise),
-        plan=state.plan if isinstance(decision, Stop) else decision,
-        finished=decision.reason if isinstance(decision, Stop) else "",
-        progress=progress,
-        fsc=halves.fsc,
-        history=(*state.history, row),
     )
 
 
@@ -237,7 +155,9 @@ def _history_row(problem: Problem, plan: Plan, kept: Candidates, outcome: Outcom
         "search_limit_angstrom": extent / plan.search_shell,
         "refine_limit_angstrom": extent / plan.refine_shell,
         "resolution_angstrom": extent / outcome.resolved_shell,
+        "half_resolution_angstrom": extent / max(outcome.half_shell, 1.0),
         "moved_deg": outcome.moved_deg,
         "jumped_share": outcome.jumped,
         "mean_top_probability": float(weight[weight > 0].mean()) if (weight > 0).any() else 0.0,
+        "used_share": plan.share * plan.best,
     }

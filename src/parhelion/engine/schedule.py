@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 # stacks twelve found the right basin for 98 % of apoferritin's particles where nine found 95 %, fifteen no
 # more, and nothing got worse.
 SEARCH_CYCLES = 12.0
+GROWTH = 1.5
+"""By how much the share of the particles grows when the resolution does not improve."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +20,8 @@ class ScheduleSettings:
     """Limits of a run. Shells count 1/extent; ``max_shell`` is the highest the data allow.
 
     ``extent_angstrom`` is box times pixel size, ``shift_angstrom`` the radius of the first shift search.
+    ``share`` of the particles take part in the first rounds, ``best`` of those, the ones that fit best, go
+    into the maps. ``scheme`` is "gold" or "cistem" (``cistem_schedule``).
     """
 
     extent_angstrom: float
@@ -31,11 +35,18 @@ class ScheduleSettings:
     most_rounds: int = 25
     settled_angle_deg: float = 0.5
     search: bool = True
+    share: float = 1.0
+    best: float = 1.0
+    scheme: str = "gold"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What one round does. Resolution limits are in shells, shifts in Å."""
+    """What one round does. Resolution limits are in shells, shifts in Å.
+
+    ``share`` of the particles are looked at, ``best`` of these go into the maps; a round that searches does
+    so for ``searched`` of them, the others are refined from where they are.
+    """
 
     round: int
     search: bool
@@ -44,11 +55,14 @@ class Plan:
     refine_shell: float
     shift_radius_angstrom: float
     shift_step_angstrom: float
+    share: float = 1.0
+    best: float = 1.0
+    searched: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a round showed: FSC = 0.143 in shells, and how far the best poses moved.
+    """What a round showed: FSC = 0.143 and 0.5 in shells, and how far the best poses moved.
 
     ``moved_deg`` is the median angle between a particle's best pose before and after, ``jumped`` the
     share of particles that moved by more than 10°.
@@ -57,6 +71,7 @@ class Outcome:
     resolved_shell: float
     moved_deg: float
     jumped: float
+    half_shell: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +82,7 @@ class Progress:
     stale: int = 0
     searches: int = 0
     local_rounds: int = 0
+    final: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +95,7 @@ class Stop:
 def first_plan(settings: ScheduleSettings) -> Plan:
     """The first round: everywhere, at the starting map's resolution."""
     limit = min(settings.extent_angstrom / settings.initial_resolution_angstrom, settings.max_shell)
-    return _plan(settings, 0, settings.search, limit, settings.shift_angstrom)
+    return plan_of(settings, 0, settings.search, limit, settings.shift_angstrom, settings.share)
 
 
 def next_plan(
@@ -101,20 +117,28 @@ def next_plan(
     number = plan.round + 1
     if number >= settings.most_rounds:
         return Stop(reason=f"{number} rounds, the most allowed"), progress
-    if progress.local_rounds and progress.stale >= 2 and outcome.moved_deg < settings.settled_angle_deg:
+    everything = plan.share >= 1
+    settled = progress.stale >= 2 and outcome.moved_deg < settings.settled_angle_deg
+    if progress.local_rounds and everything and settled:
         reason = (
             f"no better resolution in {progress.stale} rounds and poses moved by {outcome.moved_deg:.2f}°"
         )
         return Stop(reason=reason), progress
-    search = plan.search and progress.searches < settings.most_searches
+    search = plan.search and (progress.searches < settings.most_searches or plan.share < 1)
     if search and progress.searches >= settings.least_searches:
-        search = improved or outcome.jumped > 0.05
+        # a particle that no search has seen has no pose to refine
+        search = improved or outcome.jumped > 0.05 or plan.share < 1
     limit = min(outcome.resolved_shell + max(3.0, 0.1 * outcome.resolved_shell), settings.max_shell)
     radius = max(settings.shift_angstrom * 0.6, 1.5 * plan.shift_step_angstrom)
-    return _plan(settings, number, search, max(limit, 4.0), radius), progress
+    # more particles once these teach nothing new; rounds without a search look at all of them
+    share = 1.0 if not search else plan.share if improved else min(1.0, GROWTH * plan.share)
+    return plan_of(settings, number, search, max(limit, 4.0), radius, share), progress
 
 
-def _plan(settings: ScheduleSettings, number: int, search: bool, limit: float, radius: float) -> Plan:
+def plan_of(
+    settings: ScheduleSettings, number: int, search: bool, limit: float, radius: float, share: float = 1.0
+) -> Plan:
+    """Round ``number`` up to shell ``limit``, its search no further than the particle's size allows."""
     cap = SEARCH_CYCLES * settings.extent_angstrom / settings.diameter_angstrom
     search_shell = min(limit, cap)
     return Plan(
@@ -126,4 +150,6 @@ def _plan(settings: ScheduleSettings, number: int, search: bool, limit: float, r
         shift_radius_angstrom=radius,
         # 0.4 of the resolution: what lies between two nodes is within reach of the refinement.
         shift_step_angstrom=0.4 * settings.extent_angstrom / search_shell,
+        share=share,
+        best=settings.best,
     )

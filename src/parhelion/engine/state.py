@@ -18,7 +18,8 @@ class RefineState:
     from (None before the first round); ``kept`` the candidate poses of all particles (``particle`` is the
     table row); ``noise`` ``(groups, shells)``; ``plan`` the round to come; ``history`` one dict a round.
     ``log_likelihood`` and ``uncertainty_deg`` ``(n,)`` say how well each best pose fits (``engine.fit``);
-    ``combined`` is the filtered map of all particles, made in the last round only.
+    ``combined`` is the filtered map of all particles, made where it is needed and in the last round;
+    ``curves`` ``(rounds, shells)`` the FSC of every round.
     """
 
     maps: tuple[Tensor, Tensor]
@@ -34,6 +35,7 @@ class RefineState:
     log_likelihood: np.ndarray | None = None
     uncertainty_deg: np.ndarray | None = None
     combined: Tensor | None = None
+    curves: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
     finished: str = ""
 
 

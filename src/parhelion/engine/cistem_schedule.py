@@ -1,0 +1,99 @@
+"""The rounds of cisTEM's automatic refinement: one reference, a limit well below its resolution.
+
+A pure state machine like ``engine.schedule``, whose plans it makes. All particles are aligned to one map, so
+the two halves have seen each other; the FSC stays honest only where nothing was aligned to, and the limit
+therefore stays behind the resolution at FSC = 0.5 by the shells into which the mask carries correlation. Few
+particles take part at first, more when they teach nothing new (Grant, Rohou & Grigorieff 2018, eLife 7,
+e35383).
+"""
+
+import math
+from dataclasses import replace
+
+from parhelion.engine.schedule import GROWTH, Outcome, Plan, Progress, ScheduleSettings, Stop, plan_of
+
+LEAST_ROUNDS = 5
+REFINED_PER_USED = 3.0
+"""Of the particles that are refined a third, the best, goes into the map."""
+BETTER_ANGSTROM, STABLE_ANGSTROM = 0.1, 0.001
+FINEST_GRID_ANGSTROM = 8.0
+NO_SEARCH_ANGSTROM = 4.0
+STABLE = "Resolution is stable – Auto refine is stopping"
+
+
+def first_share(resolution_angstrom: float, particles: int, operators: int, classes: int = 1) -> float:
+    """The share of the particles whose best are used first: ``80 exp(75/d²) K / (N · asymmetric units)``."""
+    wanted = 80.0 * math.exp(75.0 / resolution_angstrom**2) * classes / (particles * operators)
+    return min(1.0, wanted)
+
+
+def grid_order(limit_angstrom: float, radius_angstrom: float) -> int:
+    """The grid of orientations whose step fits ``2 · max(limit, 8 Å) / radius``: 30° or 15°.
+
+    Least squares reach every pose from a 15° grid, so that none is finer.
+    """
+    step_deg = math.degrees(2 * max(limit_angstrom, FINEST_GRID_ANGSTROM) / radius_angstrom)
+    return 1 if step_deg >= 30 else 2
+
+
+def bleeding_shells(settings: ScheduleSettings) -> int:
+    """How many shells a mask of 0.65 diameters carries correlation outwards."""
+    return math.ceil(settings.extent_angstrom / (0.65 * settings.diameter_angstrom)) + 1
+
+
+def first_plan(settings: ScheduleSettings) -> Plan:
+    """Everywhere, at the starting map's resolution, with the share of the settings."""
+    limit = min(settings.extent_angstrom / settings.initial_resolution_angstrom, settings.max_shell)
+    return _plan(settings, 0, limit, settings.share, searched=1.0, search=settings.search)
+
+
+def next_plan(
+    settings: ScheduleSettings, plan: Plan, outcome: Outcome, progress: Progress
+) -> tuple[Plan | Stop, Progress]:
+    """The round after ``plan``, or the end after a last round with all particles."""
+    extent, number = settings.extent_angstrom, plan.round + 1
+    resolved, best = max(outcome.half_shell, 1.0), max(progress.best_shell, 1.0)
+    gain = extent / best - extent / resolved
+    progress = replace(
+        progress,
+        best_shell=max(best, resolved),
+        stale=0 if gain > STABLE_ANGSTROM else progress.stale + 1,
+        searches=progress.searches + plan.search,
+        local_rounds=progress.local_rounds + (not plan.search),
+    )
+    if progress.final:
+        return Stop(reason=STABLE), progress
+    if number >= settings.most_rounds:
+        return Stop(reason=f"{number} rounds, the most allowed"), progress
+    used = plan.share * plan.best
+    if gain <= BETTER_ANGSTROM:
+        used = min(1.0, GROWTH * used)
+    limit = max(plan.refine_shell, _next_limit(settings, plan, resolved))
+    # only after this round's own share was everything may its resolution be called stable
+    stable = number >= LEAST_ROUNDS and plan.share >= 1 and progress.stale >= 2
+    if stable or number == settings.most_rounds - 1:
+        progress = replace(progress, final=stable)
+        return _plan(
+            settings, number, limit, 1.0, searched=0.0, search=settings.search and plan.share < 1
+        ), progress
+    angstrom = extent / limit
+    searched = 0.0 if angstrom < NO_SEARCH_ANGSTROM else min(1.0, angstrom**2 / 1000.0)
+    search = settings.search and (searched > 0 or plan.share < 1)
+    return _plan(settings, number, limit, used, searched=searched, search=search), progress
+
+
+def _next_limit(settings: ScheduleSettings, plan: Plan, resolved: float) -> float:
+    """A fifteenth of the box further at most, and behind the resolution by what the mask carries."""
+    shells = 2.0 * (settings.max_shell + 1) / 15.0
+    behind = resolved - bleeding_shells(settings)
+    return min(plan.refine_shell + shells, behind, settings.max_shell)
+
+
+def _plan(
+    settings: ScheduleSettings, number: int, limit: float, used: float, *, searched: float, search: bool
+) -> Plan:
+    """``searched`` of the particles, and those without a pose, are searched anew if ``search`` says so."""
+    share = min(1.0, REFINED_PER_USED * used)
+    order = grid_order(settings.extent_angstrom / limit, settings.diameter_angstrom / 2)
+    plan = plan_of(settings, number, search, limit, settings.shift_angstrom, share)
+    return replace(plan, grid_order=order, best=min(settings.best, used / share), searched=searched)
