@@ -1,0 +1,177 @@
+"""From aligned particles to a class's maps, and from those to what the next cycle compares with."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from parhelion.algorithms.manual.problem import ClassMaps, ManualProblem, ManualState
+from parhelion.algorithms.manual.weighting import above_threshold, adjusted_for_defocus, bfactors
+from parhelion.algorithms.masking import apply_mask
+from parhelion.engine.accumulate import insertion_slices
+from parhelion.engine.candidates import Candidates
+from parhelion.engine.halves import LIGHT_PRIOR
+from parhelion.engine.loop import kept_of
+from parhelion.engine.memory import TOGETHER
+from parhelion.engine.noise import on_points
+from parhelion.engine.score import chunks
+from parhelion.engine.update import MapSums, Slices, complete_mates, solve, symmetrise
+from parhelion.errors import InputError
+from parhelion.fourier.shells import fsc
+from parhelion.model.volume import Volume
+
+
+@dataclass(frozen=True, kw_only=True)
+class Insertion:
+    """How much each of all particles ``(n,)`` counts in one class: a factor from 0 to 1, and B in Å²."""
+
+    factor: np.ndarray
+    bfactor_angstrom2: np.ndarray
+
+
+def insertion_weights(
+    problem: ManualProblem, state: ManualState, number: int, rows: np.ndarray, scored: bool
+) -> Insertion:
+    """Weights of class ``number`` in a cycle that used ``rows``; without ``scored`` occupancies alone."""
+    settings, count = problem.settings, len(state.posed)
+    factor, bfactor = np.zeros(count), np.zeros(count)
+    factor[rows] = state.occupancy[rows, number] / 100
+    if scored:
+        score = state.scores.score[number, rows]
+        if settings.adjust_for_defocus:
+            score = adjusted_for_defocus(score, mean_defocus(problem)[rows])
+        factor[rows] *= above_threshold(score, settings.score_threshold)
+        bfactor[rows] = bfactors(score, settings.score_constant_angstrom2)
+    return Insertion(factor=factor, bfactor_angstrom2=bfactor)
+
+
+def mean_defocus(problem: ManualProblem) -> np.ndarray:
+    """Mean defocus in Å of each particle's views ``(n,)``."""
+    particles = problem.loader.particles
+    views = particles.views
+    both = 0.5 * (views.defocus_u_angstrom + views.defocus_v_angstrom)
+    total = np.bincount(views.particle, weights=both, minlength=len(particles))
+    return np.asarray(total / np.bincount(views.particle, minlength=len(particles)).clip(1))
+
+
+def reconstruct_class(
+    problem: ManualProblem, state: ManualState, number: int, inserted: Candidates, weights: Insertion
+) -> ClassMaps:
+    """The maps of class ``number`` from weighted poses ``inserted``, sorted by particle.
+
+    Raises InputError where nothing is left to insert into a half.
+    """
+    sums = []
+    for half in (1, 2):
+        rows = np.flatnonzero((state.half == half) & (weights.factor > 0))
+        if not len(rows):
+            raise InputError(
+                f"no particle of half set {half} is left for class {number + 1}: the score threshold or the "
+                "percentage leaves none, or the class has lost its particles; use more, or fewer classes"
+            )
+        sums.append(_half_sums(problem, state, number, inserted, weights, rows, half))
+    return solved_class(problem, (sums[0], sums[1]))
+
+
+def _half_sums(
+    problem: ManualProblem,
+    state: ManualState,
+    number: int,
+    inserted: Candidates,
+    weights: Insertion,
+    rows: np.ndarray,
+    half: int,
+) -> MapSums:
+    loader = problem.loader
+    sums = MapSums.zeros(loader.box, loader.points.max_shell, loader.device)
+    every = chunks(torch.from_numpy(rows), problem.chunk)
+    stage = f"map {number + 1}, half {half}"
+    for first in range(0, len(every), TOGETHER):
+        problem.cancel.check()
+        group = every[first : first + TOGETHER]
+        for slices in problem.executor.map(
+            lambda piece: _slices(problem, state, inserted, weights, piece), group
+        ):
+            sums.add(slices, loader.points, problem.executor)
+        problem.observer.progress(stage, float(min(first + TOGETHER, len(every))), float(len(every)))
+    return symmetrise(complete_mates(sums), problem.symmetries[number].operators, problem.executor)
+
+
+def _slices(
+    problem: ManualProblem, state: ManualState, inserted: Candidates, weights: Insertion, rows: Tensor
+) -> list[Slices]:
+    """Slices of particles ``rows``, weighted by their occupancy and score."""
+    loader, points = problem.loader, problem.loader.points
+    batch = loader.batch(rows.numpy(), len(points))
+    white = batch.whitened(on_points(state.noise, points).to(loader.device))
+    poses = kept_of(inserted, rows).moved_to(white.data.device)
+    poses = poses.take(batch.valid.any(1)[poses.particle])
+    if poses.weight is None:
+        raise ValueError("poses are inserted with weights")
+    at = rows[poses.particle.cpu()].numpy()
+    poses = replace(poses, weight=poses.weight * torch.from_numpy(weights.factor[at]).to(poses.weight))
+    bfactor = weights.bfactor_angstrom2[at]
+    slices = insertion_slices(white, poses, points)
+    if not bfactor.any():
+        return slices
+    square = torch.from_numpy((points.radius / loader.extent_angstrom) ** 2)
+    fall = torch.exp(torch.from_numpy(bfactor)[:, None] * square).float().to(white.data.device)
+    return [(rotation, values * fall, weight * fall) for rotation, values, weight in slices]
+
+
+def solved_class(problem: ManualProblem, sums: tuple[MapSums, MapSums]) -> ClassMaps:
+    """Half maps, their FSC inside the mask, and maps filtered by it.
+
+    SNR of a half map = FSC / (1 - FSC), of both together twice that (Scheres, J. Mol. Biol. 415, 406, 2012,
+    eq. 10); the filter's noise-to-signal ratio is multiplied by the filter constant.
+    """
+    settings, shell = problem.settings, problem.loader.points.max_shell
+    light = torch.full((shell + 1,), LIGHT_PRIOR, dtype=torch.float64)
+    first, second = (solve(s, light, shell) for s in sums)
+    mask = problem.solvent.mask(first, second).to(first.device)
+    curve = fsc(first * mask, second * mask)
+    usable = curve[: shell + 1].clip(0.001, 0.999)
+    below = np.flatnonzero(usable[2:] < 0.143)
+    resolved = int(below[0]) + 2 if len(below) else shell
+    ratio = torch.from_numpy(settings.filter_constant * (1 - usable) / usable)
+    limit = min(resolved + 4, shell)
+    both = replace(
+        sums[0],
+        numerator=sums[0].numerator + sums[1].numerator,
+        denominator=sums[0].denominator + sums[1].denominator,
+    )
+    combined = solve(both, 0.5 * ratio, limit)
+    if settings.half_sets == "gold":
+        compared = [outside_treated(problem, solve(s, ratio, limit), mask) for s in sums]
+    else:
+        compared = [outside_treated(problem, combined, mask)] * 2
+    return ClassMaps(
+        unfiltered=(first, second),
+        combined=combined,
+        mask=mask,
+        fsc=curve,
+        resolved_shell=resolved,
+        references=(compared[0], compared[1]),
+    )
+
+
+def outside_treated(problem: ManualProblem, data: Tensor, mask: Tensor) -> Tensor:
+    """A map inside its mask, the outside weighted and low-passed as asked for.
+
+    Without weight the outside becomes the solvent's level, which is then taken as zero: a constant density
+    has no transform but at the origin, which no image is compared at.
+    """
+    settings = problem.settings
+    if settings.outside_weight == 0:
+        return data * mask
+    pixel = problem.loader.pixel_size_angstrom
+    treated = apply_mask(
+        Volume(data=data.cpu().numpy(), pixel_size_angstrom=pixel),
+        mask.cpu().numpy(),
+        outside_weight=settings.outside_weight,
+        outside_lowpass_angstrom=settings.outside_lowpass_angstrom,
+    )
+    sphere = problem.solvent.sphere
+    whole = np.maximum(sphere, mask.cpu().numpy())
+    return torch.from_numpy(treated.data.astype(np.float32) * whole).to(data)

@@ -1,0 +1,56 @@
+"""How much each particle counts: occupancies from likelihoods, weights from scores.
+
+Sources: cisTEM's documentation of the reconstruction's parameters; Lyumkis et al., J. Struct. Biol. 183, 377
+(2013) for occupancies.
+"""
+
+import numpy as np
+
+LEAST_SHARE = 1e-3
+"""No class has a smaller prior: one that lost its particles may win some back."""
+MOST_NATS = 10.0
+"""A class that is less likely than the best by more than this has occupancy 0."""
+
+
+def occupancies(log_p: np.ndarray, prior_percent: np.ndarray) -> np.ndarray:
+    """Percentages ``(n, classes)`` from ``log_p`` ``(classes, n)`` and old percentages ``(n, classes)``.
+
+    Proportional to the class's mean old occupancy times exp(log P), which is Bayes' rule with the classes'
+    shares as priors. One class has 100 %.
+    """
+    share = np.maximum(prior_percent.mean(0) / 100, LEAST_SHARE)
+    behind = log_p.max(0) - log_p
+    weight = np.where(behind < MOST_NATS, share[:, None] * np.exp(-np.minimum(behind, MOST_NATS)), 0.0)
+    return np.asarray(100 * weight / weight.sum(0)).T
+
+
+def mean_sigma(sigma: np.ndarray, percent: np.ndarray) -> np.ndarray:
+    """One sigma per particle ``(n,)``: that of its classes ``(classes, n)``, by occupancy."""
+    return np.asarray((sigma * percent.T).sum(0) / 100)
+
+
+def adjusted_for_defocus(score: np.ndarray, defocus_angstrom: np.ndarray) -> np.ndarray:
+    """Scores ``(n,)`` without what a straight line through score over defocus explains; their mean stays."""
+    spread = np.ptp(defocus_angstrom) if len(score) else 0.0
+    if len(score) < 3 or spread < 1.0:
+        return score
+    centred = defocus_angstrom - defocus_angstrom.mean()
+    slope = float((centred * (score - score.mean())).sum() / (centred**2).sum())
+    return np.asarray(score - slope * centred)
+
+
+def above_threshold(score: np.ndarray, threshold: float) -> np.ndarray:
+    """Which particles are inserted: all (0), the best share (up to 1), or those that reach a score."""
+    if threshold <= 0:
+        return np.ones(len(score), bool)
+    if threshold <= 1:
+        most = max(1, round(threshold * len(score)))
+        best = np.zeros(len(score), bool)
+        best[np.argsort(-score, kind="stable")[:most]] = True
+        return best
+    return np.asarray(score >= threshold)
+
+
+def bfactors(score: np.ndarray, constant_angstrom2: float) -> np.ndarray:
+    """B ``(n,)`` in Å²; exp(B s²) weighs a particle at the frequency s. B = (score - mean) · constant / 4."""
+    return np.asarray((score - score.mean()) * constant_angstrom2 * 0.25) if len(score) else score
