@@ -66,7 +66,8 @@ def survey_frames(source: FrameSource, *, keep_bytes: int = 0, workers: int = 1)
     """Read all frames once.
 
     Frames of small whole numbers are kept as such where that takes at most ``keep_bytes`` in all, so that a
-    compressed movie is not unpacked twice. ``workers`` threads read.
+    compressed movie is not unpacked twice. ``workers`` threads read. A source's ``stored(index)``, where it
+    has one, is asked instead of ``frame`` and may give any type of numbers.
     """
     n = source.count
     survey = FrameSurvey(
@@ -79,10 +80,11 @@ def survey_frames(source: FrameSource, *, keep_bytes: int = 0, workers: int = 1)
     )
     room = keep_bytes // max(n, 1)
     constant = np.zeros(n, bool)
+    read = getattr(source, "stored", source.frame)
     with ThreadPoolExecutor(max(1, workers)) as pool:
         for start in range(0, n, max(1, workers)):
             numbers = range(start, min(start + max(1, workers), n))
-            frames = map(source.frame, numbers) if workers <= 1 else pool.map(source.frame, numbers)
+            frames = map(read, numbers) if workers <= 1 else pool.map(read, numbers)
             for index, frame in zip(numbers, frames):
                 constant[index] = _take(survey, index, frame, room)
     _drop_empty(source, survey, constant)
@@ -91,9 +93,25 @@ def survey_frames(source: FrameSource, *, keep_bytes: int = 0, workers: int = 1)
 
 def _take(survey: FrameSurvey, index: int, frame: np.ndarray, room: int) -> bool:
     """Count one frame in; whether it has one value everywhere."""
+    if frame.dtype not in (np.uint8, np.uint16):
+        with np.errstate(over="ignore", invalid="ignore"):
+            frame = np.ascontiguousarray(frame, dtype=np.float32)
     stored = _as_integers(frame)
-    seen = frame if stored is None else stored
-    least, greatest = float(seen.min()), float(seen.max())
+    if stored is None:
+        return _take_any(survey, index, frame)
+    least, greatest, counts = _count_in(stored, survey.total)
+    if least < greatest:
+        survey.saturated[index] = _saturated_share(stored, float(greatest))
+    survey.mean[index] = counts / stored.size
+    if stored.nbytes <= room:
+        # rows may lie in opposite order
+        survey.kept[index] = np.ascontiguousarray(stored)
+    return bool(least == greatest)
+
+
+def _take_any(survey: FrameSurvey, index: int, frame: np.ndarray) -> bool:
+    """Count in a frame that is no small whole numbers."""
+    least, greatest = float(frame.min()), float(frame.max())
     if not (np.isfinite(least) and np.isfinite(greatest)):
         finite = np.isfinite(frame)
         survey.not_finite[index] = frame.size - np.count_nonzero(finite)
@@ -104,12 +122,26 @@ def _take(survey: FrameSurvey, index: int, frame: np.ndarray, room: int) -> bool
     if least < 0:
         survey.negative[index] = np.count_nonzero(frame < 0)
     if least < greatest:
-        survey.saturated[index] = _saturated_share(seen, greatest)
-    survey.mean[index] = frame.mean(dtype=np.float64) if stored is None else _mean(stored)
+        survey.saturated[index] = _saturated_share(frame, greatest)
+    survey.mean[index] = frame.mean(dtype=np.float64)
     survey.total += frame
-    if stored is not None and stored.nbytes <= room:
-        survey.kept[index] = stored
     return least == greatest
+
+
+@nb.njit(nogil=True, cache=True)
+def _count_in(stored, total):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Add whole numbers to ``total``; their least, their greatest and their sum."""
+    least, greatest, counts = np.uint16(65535), np.uint16(0), np.uint64(0)
+    for y in range(stored.shape[0]):
+        row, target, sums = stored[y], total[y], np.uint32(0)
+        for x in range(len(row)):
+            value = np.uint16(row[x])
+            least, greatest = min(least, value), max(greatest, value)
+            sums += value
+        for x in range(len(row)):
+            target[x] += np.float32(row[x])
+        counts += np.uint64(sums)
+    return least, greatest, counts
 
 
 def _saturated_share(seen: np.ndarray, greatest: float) -> float:
@@ -127,13 +159,10 @@ def _saturated_share(seen: np.ndarray, greatest: float) -> float:
     return share if share * rows.size > PILED_UP * np.count_nonzero(below == below.max()) else 0.0
 
 
-def _mean(stored: np.ndarray) -> float:
-    """Mean of integers; sums of rows fit 32 bits."""
-    return float(stored.sum(axis=1, dtype=np.uint32).sum(dtype=np.float64)) / stored.size
-
-
 def _as_integers(frame: np.ndarray) -> np.ndarray | None:
     """The frame as 8- or 16-bit whole numbers, None where it is something else."""
+    if frame.dtype in (np.uint8, np.uint16):
+        return frame
     for kind in (np.uint8, np.uint16):
         stored = np.empty(frame.shape, kind)
         # one row decides for most of what does not fit

@@ -38,11 +38,15 @@ class MovieFile(ABC):
 
         Raises FormatError where the movie has no such frame or where it is damaged.
         """
-        if not 0 <= index < self.count:
-            raise FormatError(f"frame {index + 1} of {self.path} is asked for, which holds {self.count}")
         # values beyond float32 become inf, which the check of the frames finds
         with np.errstate(over="ignore", invalid="ignore"):
-            return np.ascontiguousarray(self._stored(index), dtype=np.float32)
+            return np.ascontiguousarray(self.stored(index), dtype=np.float32)
+
+    def stored(self, index: int) -> np.ndarray:
+        """Frame ``index`` (from 0), ``(y, x)``, in the type of its file; the same errors as ``frame``."""
+        if not 0 <= index < self.count:
+            raise FormatError(f"frame {index + 1} of {self.path} is asked for, which holds {self.count}")
+        return self._stored(index)
 
     @abstractmethod
     def _stored(self, index: int) -> np.ndarray:
@@ -105,6 +109,7 @@ class TiffMovie(MovieFile):
         self.path = path
         self._lock = threading.RLock()
         self._pages: list[Any] = []
+        self._little_endian = True
         found = self._open()
         self.count = found.count
         self.shape = found.shape
@@ -132,6 +137,7 @@ class TiffMovie(MovieFile):
             tiff.close()
             raise
         self._pages = list(tiff.pages)
+        self._little_endian = tiff.byteorder == "<"
         weakref.finalize(self, tiff.close)
         return found
 
@@ -140,10 +146,20 @@ class TiffMovie(MovieFile):
             if not self._pages:
                 self._open()
             page = self._pages[index]
+        from parhelion.io.lzw import decode_page
+
+        try:
+            image = decode_page(self.path, page, self._little_endian)
+        except OSError as error:
+            raise InputError(f"cannot read {self.path}: {error.strerror or error}") from error
+        if image is None:
+            image = self._by_library(page, index)
+        return (unpack(image, self.shape[1]) if self._packed else image)[::-1]
+
+    def _by_library(self, page: Any, index: int) -> np.ndarray:
         try:
             # the lock guards the position in the file; threads decode beside each other
-            image = page.asarray(lock=self._lock, maxworkers=1)
+            return np.asarray(page.asarray(lock=self._lock, maxworkers=1))
         except Exception as error:
             # a damaged file makes the library fail in many ways
             raise FormatError(f"frame {index + 1} of {self.path} cannot be read: {error}") from error
-        return (unpack(image, self.shape[1]) if self._packed else image)[::-1]

@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 import scipy.ndimage
 
-from parhelion.algorithms.motion.pixels import statistics
+from parhelion.algorithms.motion.pixels import calibrate, statistics
 from parhelion.contracts import FrameSource
 from parhelion.errors import InputError, ParameterError
 from parhelion.fourier.crop import binned_shape, fourier_bin
-from parhelion.images.bad_pixels import BLOCK_ROWS, hot_pixels, moments, outlier_limits, replace_pixels
+from parhelion.images.bad_pixels import hot_pixels, moments, outlier_limits, replace_pixels
 from parhelion.images.frame_survey import FrameSurvey, survey_frames
 from parhelion.images.gain_pattern import fit_gain
 
@@ -123,14 +123,7 @@ class CorrectedFrames:
     def _calibrated(self, raw: np.ndarray) -> np.ndarray:
         """``(raw - dark) * gain``, always a new array."""
         image = np.empty(raw.shape, np.float32)
-        # blocks of rows stay in the processor's cache
-        for start in range(0, len(raw), BLOCK_ROWS):
-            rows = slice(start, start + BLOCK_ROWS)
-            image[rows] = raw[rows]
-            if self._dark is not None:
-                image[rows] -= self._dark[rows]
-            if self._gain is not None:
-                image[rows] *= self._gain[rows]
+        calibrate(raw, self._dark, self._gain, image)
         return image
 
     def _repair(self, image: np.ndarray, index: int) -> None:

@@ -1,4 +1,4 @@
-"""Statistics of a frame's pixels without copies of the frame."""
+"""Passes over a frame's pixels without copies of the frame."""
 
 import numba as nb
 import numpy as np
@@ -18,6 +18,20 @@ def statistics(image: np.ndarray) -> tuple[float, float, float, float]:
         float(image.min()),
         float(image.max()),
     )
+
+
+@nb.njit(nogil=True, cache=True, error_model="numpy")
+def calibrate(raw, dark, gain, out):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """``(raw - dark) * gain`` of ``(y, x)`` to ``out`` float32; dark and gain float32 or None."""
+    for y in range(raw.shape[0]):
+        row, target = raw[y], out[y]
+        for x in range(len(row)):
+            value = np.float32(row[x])
+            if dark is not None:
+                value -= dark[y, x]
+            if gain is not None:
+                value *= gain[y, x]
+            target[x] = value
 
 
 @nb.njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
