@@ -1,60 +1,85 @@
-"""A map, or two half maps, from particles whose poses are known."""
+"""A map, or two half maps, from particles whose poses are known; or such maps of each class."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 import torch
 
 from parhelion.algorithms import preparation as prepare
-from parhelion.algorithms.postprocess.gold_standard import GoldStandard, gold_standard_fsc
+from parhelion.algorithms.particle_images import PreparedImages, cropped_box
+from parhelion.algorithms.particle_weights import WeightSettings, particle_weights
+from parhelion.algorithms.pose_blurring import Blurring, make_blurring
+from parhelion.algorithms.reconstruct_solve import ReconstructResult, SolveSettings, solve_maps
+from parhelion.algorithms.reconstruct_sums import Insertion, PartialSums, fingerprint, insert_particles
 from parhelion.contracts import Cancel, Executor, Observer, ParticleSource
-from parhelion.engine.accumulate import insertion_slices
-from parhelion.engine.candidates import Candidates
-from parhelion.engine.halves import LIGHT_PRIOR, solve_combined, solve_halves, split_halves
+from parhelion.engine.ewald import Curvature, check_curvature
+from parhelion.engine.halves import split_halves
 from parhelion.engine.loader import EDGE_PIXELS, ParticleLoader
-from parhelion.engine.memory import TOGETHER, MemoryPlan, plan_memory
-from parhelion.engine.noise import background_noise, on_points
+from parhelion.engine.memory import MemoryPlan, plan_memory, volume_bytes
+from parhelion.engine.noise import background_noise
 from parhelion.engine.points import FourierPoints
-from parhelion.engine.score import chunks
-from parhelion.engine.solvent import Solvent
-from parhelion.engine.update import MapSums, Slices, complete_mates, solve, symmetrise
-from parhelion.errors import InputError, MetadataError
-from parhelion.geometry.symmetry import SymmetryGroup, symmetry_group
+from parhelion.engine.predict import PADDING
+from parhelion.errors import InputError, MetadataError, ParameterError
 from parhelion.model.particles import ParticleSet
 from parhelion.model.volume import Volume
 
+__all__ = [
+    "ReconstructResult",
+    "ReconstructSettings",
+    "memory_plan",
+    "reconstruct",
+    "reconstruct_maps",
+    "sum_particles",
+]
+
 NOISE_SAMPLE = 1000
+Split = Literal["auto", "random", "even-odd"]
+Ewald = Literal["off", "positive", "negative"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReconstructSettings:
     """What a user decides. Without ``halves`` all particles go into one map, which has no FSC.
 
-    ``diameter_angstrom`` None keeps whatever the box's inscribed circle holds.
+    ``diameter_angstrom`` None keeps whatever the box's inscribed circle holds. ``split`` says how half sets
+    come about: the table's own where it has them, at random, or even and odd rows. ``first`` and ``last``
+    (from 1) choose the particles that are inserted; what depends on the whole table does not change with
+    them. ``blur_resolution_angstrom`` and ``smoothing`` are for likelihood blurring, ``ewald`` is the sign of
+    the sphere's curvature.
     """
 
     symmetry: str = "C1"
     diameter_angstrom: float | None = None
     resolution_limit_angstrom: float | None = None
     halves: bool = True
+    split: Split = "auto"
+    weights: WeightSettings = field(default_factory=WeightSettings)
+    normalise: bool = True
+    exclude_edges: bool = False
+    crop: bool = False
+    padding: float = PADDING
+    ewald: Ewald = "off"
+    blur_resolution_angstrom: float | None = None
+    smoothing: float = 1.0
+    first: int = 1
+    last: int | None = None
     automatic_mask: bool = True
+    outer_radius_angstrom: float | None = None
+    inner_radius_angstrom: float = 0.0
+    centre: bool = False
     seed: int = 1
 
-
-@dataclass(frozen=True, kw_only=True)
-class ReconstructResult:
-    """The map of all particles, not masked; half maps (unfiltered), mask and curves unless ``halves`` is off.
-
-    ``unusable`` are rows of particles whose images are not finite or constant.
-    """
-
-    map: Volume
-    half_maps: tuple[Volume, Volume] | None
-    mask: Volume | None
-    curves: GoldStandard | None
-    half: np.ndarray | None
-    unusable: np.ndarray
+    @property
+    def solving(self) -> SolveSettings:
+        """What concerns the maps that are made of the sums."""
+        return SolveSettings(
+            automatic_mask=self.automatic_mask,
+            outer_radius_angstrom=self.outer_radius_angstrom,
+            inner_radius_angstrom=self.inner_radius_angstrom,
+            centre=self.centre,
+            seed=self.seed,
+        )
 
 
 def reconstruct(
@@ -69,41 +94,129 @@ def reconstruct(
     device: str = "cpu",
     available_bytes: int | None = None,
 ) -> ReconstructResult:
+    """The one map of ``reconstruct_maps``; ParameterError where ``settings`` ask for several."""
+    found = reconstruct_maps(
+        particles,
+        source,
+        settings,
+        executor=executor,
+        observer=observer,
+        cancel=cancel,
+        mask=mask,
+        device=device,
+        available_bytes=available_bytes,
+    )
+    if len(found) != 1:
+        raise ParameterError(f"one map is expected here, {len(found)} classes were asked for")
+    return found[0]
+
+
+def reconstruct_maps(
+    particles: ParticleSet,
+    source: ParticleSource,
+    settings: ReconstructSettings,
+    *,
+    executor: Executor,
+    observer: Observer,
+    cancel: Cancel,
+    mask: Volume | None = None,
+    reference: Volume | None = None,
+    device: str = "cpu",
+    available_bytes: int | None = None,
+) -> list[ReconstructResult]:
     """Insert every particle at its pose and solve, with the noise power taken from the images' background.
 
     The half maps are solved with a prior that only keeps empty voxels finite; the map of all particles is
-    Wiener-filtered by their FSC. Raises MetadataError where particles have no poses.
+    Wiener-filtered by their FSC. With ``reference`` particles are blurred by their likelihood. Raises
+    MetadataError where particles have no poses.
     """
+    sums = sum_particles(
+        particles,
+        source,
+        settings,
+        executor=executor,
+        observer=observer,
+        cancel=cancel,
+        reference=reference,
+        device=device,
+        available_bytes=available_bytes,
+    )
+    if mask is not None:
+        mask = prepare.on_grid_of(mask, sums.full_box, sums.pixel_size_angstrom, observer, "mask")
+    return solve_maps(sums, settings.solving, executor=executor, observer=observer, mask=mask)
+
+
+def sum_particles(
+    particles: ParticleSet,
+    source: ParticleSource,
+    settings: ReconstructSettings,
+    *,
+    executor: Executor,
+    observer: Observer,
+    cancel: Cancel,
+    reference: Volume | None = None,
+    device: str = "cpu",
+    available_bytes: int | None = None,
+) -> PartialSums:
+    """The sums that maps are solved from, of the particles ``settings.first`` to ``settings.last``."""
+    rows = _rows(len(particles), settings)
     if settings.halves:
         prepare.check_count(particles)
     if particles.rotation is None or particles.shift_xyz_angstrom is None:
         raise MetadataError("the particles have no poses; a map cannot be reconstructed from them")
+    if settings.ewald != "off":
+        check_curvature(particles)
+    weights = particle_weights(particles, settings.weights)
+    half = _halves(particles, settings, observer)
     particles = prepare.with_noise_groups(particles)
-    pixel, box = particles.optics[0].pixel_size_angstrom, source.box
-    diameter = settings.diameter_angstrom or box * pixel
-    prepare.check_diameter(diameter, box, pixel)
+    pixel, full = particles.optics[0].pixel_size_angstrom, source.box
+    diameter = settings.diameter_angstrom or full * pixel
+    prepare.check_diameter(diameter, full, pixel)
+    box = cropped_box(full, pixel, diameter) if settings.crop else full
+    images = PreparedImages(source, box, exclude_edges=settings.exclude_edges)
     shell = prepare.highest_shell(box, pixel, settings.resolution_limit_angstrom)
-    memory = memory_plan(len(particles), box, pixel, settings, available_bytes)
+    memory = memory_plan(len(particles), full, pixel, settings, available_bytes)
     loader = ParticleLoader(
         particles=particles,
-        source=source,
+        source=images,
         points=FourierPoints(box, shell),
         diameter_angstrom=prepare.mask_diameter(diameter, box, pixel, EDGE_PIXELS),
+        scale_images=settings.normalise,
         cache_bytes=0,
         device=torch.device(device),
     )
-    work = _Work(
+    noise = background_noise(loader, NOISE_SAMPLE, np.random.default_rng((settings.seed, 0)))
+    work = Insertion(
         loader=loader,
-        symmetry=symmetry_group(settings.symmetry),
-        noise=background_noise(loader, NOISE_SAMPLE, np.random.default_rng((settings.seed, 0))),
+        noise=noise,
+        weights=weights,
+        half=half,
+        rows=rows,
+        chunk=memory.chunk,
+        padding=settings.padding,
+        blurring=_blurring(reference, loader, noise, settings, diameter, observer),
+        curvature=_curvature(settings, diameter),
         executor=executor,
         observer=observer,
         cancel=cancel,
-        chunk=memory.chunk,
     )
-    if mask is not None:
-        mask = prepare.on_grid_of(mask, box, pixel, observer, "mask")
-    return _both_halves(work, settings, mask, diameter) if settings.halves else _one_map(work)
+    maps, weight, unusable, inserted = insert_particles(work)
+    _tell_unusable(particles, images, rows, unusable, observer)
+    return PartialSums(
+        maps=maps,
+        classes=settings.weights.classes,
+        weight=weight,
+        ranges=((int(rows[0]), int(rows[-1])),),
+        half=half,
+        unusable=unusable,
+        pixel_size_angstrom=pixel,
+        full_box=full,
+        diameter_angstrom=diameter,
+        symmetry=settings.symmetry,
+        count=len(particles),
+        inserted=inserted,
+        fingerprint=_fingerprint(particles, settings, half, weights.share, loader),
+    )
 
 
 def memory_plan(
@@ -115,7 +228,7 @@ def memory_plan(
 ) -> MemoryPlan:
     """How much memory the reconstruction takes; it reads every image once and keeps none."""
     shell = prepare.highest_shell(box, pixel_size_angstrom, settings.resolution_limit_angstrom)
-    return plan_memory(
+    plan = plan_memory(
         particles=count,
         box=box,
         max_shell=shell,
@@ -124,129 +237,105 @@ def memory_plan(
         refines=False,
         available_bytes=available_bytes,
     )
+    padded, sums, _ = volume_bytes(box, shell)
+    finer = (settings.padding / PADDING) ** 3
+    more = 2 * (len(settings.weights.classes or (1,)) - 1) * finer * sums
+    more += max(finer - 1, 0) * (4 * sums + 4 * padded)
+    return replace(plan, fixed_bytes=plan.fixed_bytes + int(more))
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Work:
-    loader: ParticleLoader
-    symmetry: SymmetryGroup
-    noise: torch.Tensor
-    executor: Executor
-    observer: Observer
-    cancel: Cancel
-    chunk: int
+def _rows(count: int, settings: ReconstructSettings) -> np.ndarray:
+    last = settings.last or count
+    if not 1 <= settings.first <= last:
+        raise ParameterError(f"--last {last} comes before --first {settings.first}")
+    if last > count:
+        raise ParameterError(f"--last {last} is beyond the last of {count} particles")
+    return np.arange(settings.first - 1, last)
 
 
-def _one_map(work: _Work) -> ReconstructResult:
-    rows = np.arange(len(work.loader.particles))
-    sums, used = _sums(work, rows, "insert")
-    shell = work.loader.points.max_shell
-    data = solve(sums, torch.full((shell + 1,), LIGHT_PRIOR, dtype=torch.float64), shell)
-    return ReconstructResult(
-        map=_volume(work, data),
-        half_maps=None,
-        mask=None,
-        curves=None,
-        half=None,
-        unusable=_unusable(work, rows, used),
-    )
-
-
-def _both_halves(
-    work: _Work, settings: ReconstructSettings, mask: Volume | None, diameter: float
-) -> ReconstructResult:
-    loader = work.loader
-    given = loader.particles.half
-    half = split_halves(len(loader.particles), np.random.default_rng((settings.seed, 1)), given)
+def _halves(particles: ParticleSet, settings: ReconstructSettings, observer: Observer) -> np.ndarray | None:
+    """Half set of every particle of the table, 1 or 2."""
+    if not settings.halves:
+        return None
+    count = len(particles)
+    if settings.split == "even-odd":
+        # the first particle is odd and belongs to the first half
+        return (np.arange(count) % 2 + 1).astype(np.int8)
+    given = particles.half if settings.split == "auto" else None
+    half = split_halves(count, np.random.default_rng((settings.seed, 1)), given)
     if given is not None and not np.array_equal(half, given):
-        work.observer.notice("the input assigns some particles to no half set: all were split anew")
-    found = [_sums(work, np.flatnonzero(half == h), f"insert half {h}") for h in (1, 2)]
-    if not all(used.any() for _, used in found):
-        raise InputError(
-            "a half set has no usable particle: images are not finite or constant, or all particles belong "
-            "to one half set"
-        )
-    sums = (found[0][0], found[1][0])
-    solvent = Solvent.within(
-        loader.box,
-        loader.pixel_size_angstrom,
-        diameter,
-        automatic=settings.automatic_mask,
-        given=None if mask is None else np.clip(mask.data, 0, 1).astype(np.float32),
+        observer.notice("the input assigns some particles to no half set: all were split anew")
+    return half
+
+
+def _curvature(settings: ReconstructSettings, diameter: float) -> Curvature | None:
+    if settings.ewald == "off":
+        return None
+    return Curvature(sign=1 if settings.ewald == "positive" else -1, diameter_angstrom=diameter)
+
+
+def _blurring(
+    reference: Volume | None,
+    loader: ParticleLoader,
+    noise: torch.Tensor,
+    settings: ReconstructSettings,
+    diameter: float,
+    observer: Observer,
+) -> Blurring | None:
+    if reference is None:
+        return None
+    box = loader.box
+    on_grid = prepare.on_grid_of(reference, box, loader.pixel_size_angstrom, observer, "reference")
+    return make_blurring(
+        on_grid,
+        loader,
+        noise,
+        diameter_angstrom=diameter,
+        resolution_angstrom=settings.blur_resolution_angstrom,
+        smoothing=settings.smoothing,
+        rows=np.arange(len(loader.particles)),
+        observer=observer,
     )
-    halves = solve_halves(sums, solvent, loader.points.max_shell)
-    maps = (_volume(work, halves.unfiltered[0]), _volume(work, halves.unfiltered[1]))
-    inside = _volume(work, halves.mask)
-    used = np.zeros(len(half), bool)
-    for h in (1, 2):
-        used[np.flatnonzero(half == h)] = found[h - 1][1]
-    return ReconstructResult(
-        map=_volume(work, solve_combined(sums, halves, loader.points.max_shell)),
-        half_maps=maps,
-        mask=inside,
-        curves=gold_standard_fsc(*maps, inside, seed=settings.seed),
-        half=half,
-        unusable=_unusable(work, np.arange(len(half)), used),
-    )
 
 
-def _sums(work: _Work, rows: np.ndarray, stage: str) -> tuple[MapSums, np.ndarray]:
-    """Completed, symmetrised sums over particles ``rows``, and which of them had usable images."""
-    loader = work.loader
-    sums = MapSums.zeros(loader.box, loader.points.max_shell, loader.device)
-    used = []
-    for results in _inserted(work, rows, stage):
-        sums.add([s for slices, _ in results for s in slices], loader.points, work.executor)
-        used += [good for _, good in results]
-    averaged = symmetrise(complete_mates(sums), work.symmetry.operators, work.executor)
-    return averaged, np.concatenate(used) if used else np.zeros(0, bool)
-
-
-def _inserted(work: _Work, rows: np.ndarray, stage: str) -> Iterator[list[tuple[list[Slices], np.ndarray]]]:
-    """Slices of a few chunks at a time, in bounded memory."""
-    every = chunks(torch.from_numpy(rows), work.chunk)
-    noise = on_points(work.noise, work.loader.points).to(work.loader.device)
-    done = 0
-    for first in range(0, len(every), TOGETHER):
-        work.cancel.check()
-        group = every[first : first + TOGETHER]
-        yield list(work.executor.map(lambda piece: _slices(work.loader, noise, piece.numpy()), group))
-        done += sum(len(piece) for piece in group)
-        work.observer.progress(stage, float(done), float(len(rows)))
-
-
-def _slices(loader: ParticleLoader, noise: torch.Tensor, rows: np.ndarray) -> tuple[list[Slices], np.ndarray]:
-    rotation, shift = loader.particles.rotation, loader.shift_xyz_angstrom
-    if rotation is None or shift is None:
-        raise MetadataError("the particles have no poses")
-    batch = loader.batch(rows, len(loader.points)).whitened(noise)
-    good = batch.valid.any(1)
-    device = batch.data.device
-    poses = Candidates(
-        particle=torch.arange(len(rows), device=device),
-        rotation=torch.from_numpy(np.ascontiguousarray(rotation[rows], dtype=np.float64)).to(device),
-        shift=torch.from_numpy(shift[rows] / loader.extent_angstrom).to(device),
-        weight=good.double(),
-    )
-    return insertion_slices(batch, poses, loader.points), good.cpu().numpy()
-
-
-def _unusable(work: _Work, rows: np.ndarray, used: np.ndarray) -> np.ndarray:
-    bad = rows[~used]
+def _tell_unusable(
+    particles: ParticleSet, images: PreparedImages, rows: np.ndarray, bad: np.ndarray, observer: Observer
+) -> None:
+    why = "not finite or constant"
+    if len(images.blank):
+        why += f" or have a blank edge ({len(images.blank)} of them)"
     if len(bad) == len(rows):
         raise InputError(
-            f"none of the {len(rows)} images can be used (not finite, or constant): "
-            f"{prepare.name_images(work.loader.particles, bad)}"
+            f"none of the {len(rows)} images can be used ({why}): {prepare.name_images(particles, bad)}"
         )
     if len(bad):
-        work.observer.notice(
-            f"{len(bad)} of {len(rows)} particles have images that are not finite or constant and were left "
-            f"out: {prepare.name_images(work.loader.particles, bad)}"
+        observer.notice(
+            f"{len(bad)} of {len(rows)} particles have images that are {why} and were left "
+            f"out: {prepare.name_images(particles, bad)}"
         )
-    return bad
 
 
-def _volume(work: _Work, data: torch.Tensor) -> Volume:
-    return Volume(
-        data=data.cpu().numpy().astype(np.float32), pixel_size_angstrom=work.loader.pixel_size_angstrom
+def _fingerprint(
+    particles: ParticleSet,
+    settings: ReconstructSettings,
+    half: np.ndarray | None,
+    share: np.ndarray,
+    loader: ParticleLoader,
+) -> str:
+    """Of all that decides how a particle goes into the sums; how they are solved is decided afterwards."""
+    of_one_part = {"first": 1, "last": None}
+    solving = {"automatic_mask": True, "outer_radius_angstrom": None, "inner_radius_angstrom": 0.0}
+    shared = replace(settings, **of_one_part, **solving, centre=False)  # type: ignore[arg-type]
+    views = particles.views
+    return fingerprint(
+        shared,
+        particles.optics,
+        loader.box,
+        np.zeros(0) if half is None else half,
+        share,
+        *(a for a in (particles.rotation, particles.shift_xyz_angstrom) if a is not None),
+        views.image_index,
+        views.defocus_u_angstrom,
+        views.defocus_v_angstrom,
+        views.defocus_angle_deg,
     )

@@ -38,7 +38,9 @@ def _power(source: ParticleSource, rows: np.ndarray, loader: ParticleLoader) -> 
     used = 0
     for first in range(0, len(rows), 256):
         images, good = normalise(
-            torch.from_numpy(source.images(np.sort(rows[first : first + 256]))), loader.mask
+            torch.from_numpy(source.images(np.sort(rows[first : first + 256]))),
+            loader.mask,
+            scaled=loader.scale_images,
         )
         if not bool(good.any()):
             continue
