@@ -85,6 +85,9 @@ def test_directions(run, half_maps, tmp_path) -> None:
     table = read_star(result.outputs["directional"])["directions"]
     assert table.rows == 96
     assert 0 < result.figures["conical_area_ratio"] <= 1
+    assert 0 < result.figures["sphericity"] <= 1.01
+    assert 0 < result.figures["finest_to_coarsest_axis"] <= 1
+    assert "Sphericity" in (result.folder / "report.html").read_text(encoding="utf-8")
     assert result.figures["finest_axis_angstrom"] <= result.figures["coarsest_axis_angstrom"]
     wide = run("fsc", input=half_maps, directional=True, cone=50.0, output=tmp_path / "w")
     assert wide.figures["conical_area_ratio"] > result.figures["conical_area_ratio"]

@@ -4,7 +4,7 @@ Two independent half sets; exhaustive search with Gauss-Newton refinement while 
 poses, then local rounds; the schedule decides when to stop (``engine.schedule``).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from parhelion.errors import InputError
 from parhelion.model.particles import ParticleSet
 from parhelion.model.volume import Volume
 
-__all__ = ["UNCERTAINTY_COLUMN", "RefineResult", "RefineSettings", "memory_plan", "refine3d"]
+__all__ = ["UNCERTAINTY_COLUMN", "RefineResult", "RefineSettings", "RoundMaps", "memory_plan", "refine3d"]
 
 UNCERTAINTY_COLUMN = "parhelionAngularUncertaintyDegrees"
 
@@ -43,7 +43,8 @@ class RefineResult:
     ``curves`` and ``resolution_angstrom`` are the halves' FSC inside ``mask``, freed of what the mask adds,
     at 0.143. ``particles`` are those with usable images, with poses, half sets and scores; ``unusable`` are
     rows of the input. ``uncertainty_deg`` is the root mean square angle of each pose's posterior, ``noise``
-    ``(groups, shells)`` the noise power of the normalised images.
+    ``(groups, shells)`` the noise power of the normalised images. ``curves_of_rounds`` ``(rounds, shells)``
+    is the FSC inside the mask after every round.
     """
 
     half_maps: tuple[Volume, Volume]
@@ -60,6 +61,19 @@ class RefineResult:
     reason: str
     diameter_angstrom: float
     initial_resolution_angstrom: float
+    curves_of_rounds: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundMaps:
+    """What round ``number`` (from 1) made: unfiltered half maps, the filtered maps that the next round
+    compares with, their mask and FSC ``(shells,)``."""
+
+    number: int
+    half_maps: tuple[Volume, Volume]
+    references: tuple[Volume, Volume]
+    mask: Volume
+    fsc: np.ndarray
 
 
 def refine3d(
@@ -76,12 +90,14 @@ def refine3d(
     checkpoints: Path | None = None,
     resume: bool = False,
     available_bytes: int | None = None,
+    after_round: Callable[[RoundMaps], None] | None = None,
 ) -> RefineResult:
     """Refine ``particles`` against ``reference`` (any box and pixel size, any grey scale, protein white).
 
     ``mask`` (0 to 1) replaces the automatic one. After every round the state goes to the folder
-    ``checkpoints``; ``resume`` goes on from there to the same result. Raises InputError where particles and
-    reference cannot be refined together, and Cancelled between chunks.
+    ``checkpoints``; ``resume`` goes on from there to the same result. ``after_round`` is told what every
+    round made. Raises InputError where particles and reference cannot be refined together, and Cancelled
+    between chunks.
     """
     prepare.check_count(particles)
     particles = prepare.with_noise_groups(particles)
@@ -100,10 +116,24 @@ def refine3d(
     while not state.finished:
         cancel.check()
         state = run_round(problem, state)
+        if after_round is not None:
+            after_round(_round_maps(problem, state))
         if checkpoints is not None:
             checkpoint.save(checkpoints, state, mark)
         _check_poses(particles, state)
     return _result(problem, settings, state)
+
+
+def _round_maps(problem: Problem, state: RefineState) -> RoundMaps:
+    if state.unfiltered is None or state.mask is None:
+        raise ValueError("maps are there after a round")
+    pixel = problem.loader.pixel_size_angstrom
+    a, b, c, d, mask = (_volume(t, pixel) for t in (*state.unfiltered, *state.maps, state.mask))
+    return RoundMaps(number=len(state.history), half_maps=(a, b), references=(c, d), mask=mask, fsc=state.fsc)
+
+
+def _volume(data: torch.Tensor, pixel_size_angstrom: float) -> Volume:
+    return Volume(data=data.cpu().numpy().astype(np.float32), pixel_size_angstrom=pixel_size_angstrom)
 
 
 def _check_poses(particles: ParticleSet, state: RefineState) -> None:
@@ -120,12 +150,8 @@ def _result(problem: Problem, settings: RefineSettings, state: RefineState) -> R
         raise ValueError("a refinement has a result after its last round")
     loader = problem.loader
     pixel = loader.pixel_size_angstrom
-
-    def volume(data: torch.Tensor) -> Volume:
-        return Volume(data=data.cpu().numpy().astype(np.float32), pixel_size_angstrom=pixel)
-
-    halves = (volume(state.unfiltered[0]), volume(state.unfiltered[1]))
-    mask = volume(state.mask)
+    halves = (_volume(state.unfiltered[0], pixel), _volume(state.unfiltered[1], pixel))
+    mask = _volume(state.mask, pixel)
     curves = gold_standard_fsc(*halves, mask, seed=settings.seed)
     finest = loader.extent_angstrom / loader.points.max_shell
     if settings.resolution_limit_angstrom is None and curves.resolution_angstrom < 1.02 * finest:
@@ -142,7 +168,7 @@ def _result(problem: Problem, settings: RefineSettings, state: RefineState) -> R
     usable = np.setdiff1d(np.arange(len(loader.particles)), unusable)
     return RefineResult(
         half_maps=halves,
-        map=volume(state.combined),
+        map=_volume(state.combined, pixel),
         mask=mask,
         curves=curves,
         resolution_angstrom=curves.resolution_angstrom,
@@ -155,6 +181,7 @@ def _result(problem: Problem, settings: RefineSettings, state: RefineState) -> R
         reason=state.finished,
         diameter_angstrom=problem.schedule.diameter_angstrom,
         initial_resolution_angstrom=problem.schedule.initial_resolution_angstrom,
+        curves_of_rounds=state.curves,
     )
 
 

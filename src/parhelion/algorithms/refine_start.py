@@ -219,8 +219,8 @@ def _check_radii(settings: RefineSettings, diameter_angstrom: float) -> None:
     low, finest = settings.low_resolution_angstrom, float(settings.initial_resolution_angstrom or 0)
     if low is not None and low < 1.5 * finest:
         raise ParameterError(
-            f"what is coarser than {low:g} Å is left out and what is finer than {finest:g} Å is not used in the "
-            "first round: too little is left to compare; give a larger low-resolution limit"
+            f"what is coarser than {low:g} Å is left out and what is finer than {finest:g} Å is not used in "
+            "the first round: too little is left to compare; give a larger low-resolution limit"
         )
 
 

@@ -167,49 +167,20 @@ def _statistics(
 def _directional(
     context: "Context", params: Params, first: "Volume", second: "Volume", mask: "Volume | None"
 ) -> dict[str, float | int | str | None]:
-    """Curves in cones: written, drawn, and what they say in two figures."""
-    import numpy as np
-
-    from parhelion.algorithms.postprocess.directional import directional_fsc, picture_of_directions
+    """Curves in cones: written, drawn, and what they say in a few figures."""
     from parhelion.io.star_writer import write_star
-    from parhelion.model.table import Table
+    from parhelion.jobs import _orientation as orientation
 
-    weight = 1.0 if mask is None else mask.data
-    found = directional_fsc(
-        first.data * weight, second.data * weight, first.pixel_size_angstrom, cone_deg=params.cone
-    )
-    columns = dict(zip(("parhelionAxisX", "parhelionAxisY", "parhelionAxisZ"), found.directions.T))
-    columns["rlnAngstromResolution"] = found.resolution_angstrom
-    write_star(context.path("directional"), {"directions": Table(columns)})
-    x = np.arange(found.fsc.shape[1]) / (first.box * first.pixel_size_angstrom)
-    names = {
-        "best cone": found.fsc.max(axis=0),
-        "mean": found.fsc.mean(axis=0),
-        "worst": found.fsc.min(axis=0),
-    }
-    context.report.curve(
-        {name: (x, curve) for name, curve in names.items()},
-        x_label="1 / resolution (Å⁻¹)",
-        y_label="FSC in cones",
-        title="Directional FSC",
-    )
-    picture = picture_of_directions(found.directions, -found.resolution_angstrom)
-    context.report.gallery(
-        [picture], ["fine is bright; z in the middle, x to the right"], "Resolution by axis"
-    )
-    return {
-        "conical_area_ratio": found.area_ratio,
-        "finest_axis_angstrom": float(found.resolution_angstrom.min()),
-        "coarsest_axis_angstrom": float(found.resolution_angstrom.max()),
-    }
+    found = orientation.directions_of(first, second, mask, params.cone)
+    write_star(context.path("directional"), {"directions": orientation.table_of(found)})
+    orientation.show(context.report, found, first)
+    return orientation.figures_of(found)
 
 
 def _views(context: "Context", params: Params) -> dict[str, float | int | str | None]:
     """How evenly the particles' views cover Fourier space."""
-    from parhelion.algorithms.orientations import fourier_sampling, sampling_compensation
-    from parhelion.algorithms.postprocess.directional import picture_of_directions
-    from parhelion.geometry.symmetry import symmetry_group
     from parhelion.io.particles import read_particles
+    from parhelion.jobs._orientation import sampling_figures
     from parhelion.jobs._particles import require_poses
 
     if params.particles is None:
@@ -218,16 +189,8 @@ def _views(context: "Context", params: Params) -> dict[str, float | int | str | 
     require_poses(params.particles, particles)
     if particles.rotation is None:
         return {}
-    directions, sampling = fourier_sampling(particles.rotation, symmetry_group(params.symmetry))
     context.report.angular_distribution(particles.rotation)
-    picture = picture_of_directions(directions, sampling)
-    context.report.gallery(
-        [picture], ["often is bright; z in the middle, x to the right"], "Fourier sampling"
-    )
-    return {
-        "sampling_compensation": sampling_compensation(sampling),
-        "least_sampling": float(sampling.min()),
-    }
+    return sampling_figures(context.report, particles.rotation, params.symmetry)
 
 
 JOB = declare(__name__, __doc__, params=Params, run=run, estimate=estimate, outputs=OUTPUTS)

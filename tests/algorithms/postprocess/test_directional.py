@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from parhelion.algorithms.orientations import fourier_sampling, sampling_compensation
-from parhelion.algorithms.postprocess.directional import directional_fsc, picture_of_directions
+from parhelion.algorithms.orientations import fourier_sampling, sampling_compensation, view_density
+from parhelion.algorithms.postprocess.directional import directional_fsc, picture_of_directions, sphericity
 from parhelion.errors import ParameterError
 from parhelion.fourier.shells import fsc
 from parhelion.geometry.rotations import random_rotations
@@ -77,3 +77,49 @@ def test_picture_shows_axes_where_they_are() -> None:
     directions = np.array([[0, 0, 1.0], [1, 0, 0], [0, 1, 0]])
     picture = picture_of_directions(directions, np.array([1.0, 2.0, 3.0]), size=41)
     assert (picture[20, 20], picture[20, 38], picture[38, 20]) == (1.0, 2.0, 3.0)
+
+
+def test_sphericity_is_that_of_the_surface() -> None:
+    """A sphere has 1; an ellipsoid of revolution what its surface and volume say."""
+    grid = directional_fsc(*halves(7.0, 7.0), PIXEL).directions
+    assert sphericity(grid, np.full(len(grid), 0.3)) == pytest.approx(1)
+    a, c = 1.0, 2.0  # a prolate spheroid
+    radius = 1 / np.sqrt((grid[:, 0] ** 2 + grid[:, 1] ** 2) / a**2 + grid[:, 2] ** 2 / c**2)
+    e = np.sqrt(1 - a**2 / c**2)
+    area = 2 * np.pi * a**2 * (1 + c / (a * e) * np.arcsin(e))
+    volume = 4 / 3 * np.pi * a**2 * c
+    assert sphericity(grid, radius) == pytest.approx(
+        np.cbrt(np.pi) * np.cbrt(6 * volume) ** 2 / area, abs=0.01
+    )
+
+
+def test_a_missing_cone_is_told_from_even_noise() -> None:
+    fz, fy, fx = np.meshgrid(*[np.fft.fftfreq(BOX, PIXEL)] * 3, indexing="ij")
+    radius = np.sqrt(fz**2 + fy**2 + fx**2)
+    signal, *noises = (np.fft.fftn(white(seed)) for seed in (1, 2, 3))
+    inside = radius < 1 / 6
+    missing = inside & (np.abs(fz) < np.cos(np.radians(35)) * radius)
+    found = []
+    for kept in (inside, missing):
+        a, b = (np.fft.ifftn(np.where(kept, signal + 0.3 * n, n)).real for n in noises)
+        found.append(directional_fsc(a, b, PIXEL))
+    even, cone = found
+    assert even.sphericity > 0.95
+    assert even.best_to_worst > 0.85
+    assert cone.sphericity < 0.9
+    assert cone.best_to_worst < 0.4
+    up = np.abs(cone.directions[:, 2])
+    assert cone.resolution_angstrom[up > 0.97].min() > 15
+    np.testing.assert_allclose(cone.resolution_angstrom[up < 0.3], 6, rtol=0.1)
+
+
+def test_density_of_views() -> None:
+    even = random_rotations(20_000, np.random.default_rng(0))
+    directions, density = view_density(even)
+    assert len(directions) == 192
+    assert density.mean() == pytest.approx(1)
+    assert density.std() < 0.15
+    turns = Rotation.from_euler("z", np.linspace(0, 360, 50)[:, None], degrees=True).as_matrix()
+    directions, density = view_density(turns, symmetry_group("D2"))
+    assert density[np.abs(directions[:, 2]) < 0.9].max() == 0
+    assert density[directions[:, 2] < -0.9].sum() == pytest.approx(density[directions[:, 2] > 0.9].sum())

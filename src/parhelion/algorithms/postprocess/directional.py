@@ -8,33 +8,43 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.spatial import ConvexHull
 
 from parhelion.errors import InputError, ParameterError
 from parhelion.fourier.fft import as_tensor, rfft3
 from parhelion.fourier.grids import rfft_frequencies, rfft_weight
-from parhelion.fourier.shells import resolution_at
+from parhelion.fourier.shells import fsc, resolution_at
 from parhelion.geometry.so3 import sphere_grid
 
 DIRECTION_ORDER = 2
 LEAST_SHELL = 3
-"""Inner shells hold too few coefficients for a cone of their own."""
+LEAST_COEFFICIENTS = 8.0
+"""A shell with fewer independent ones in a cone takes the correlation of the whole shell."""
 ROWS_AT_ONCE = 1 << 18
 
 
 @dataclass(frozen=True, kw_only=True)
 class DirectionalFsc:
     """FSC curves ``fsc (directions, shells)`` about ``directions (directions, 3)`` (x, y, z, one of each
-    pair), and where each falls below the threshold, in Å.
+    pair), and where each falls below the threshold and below 0.5, in Å.
 
     ``area_ratio`` is the smallest area under a cone's curve divided by the largest, over the shells up to
     the finest resolution of any cone: 1 for a map resolved alike along all axes, near 0 where one is
-    missing.
+    missing. ``sphericity`` is that of the surface where the directional FSC is 0.5 (Tan et al. 2017): the
+    surface of a sphere of its volume over its own, 1 for an even map.
     """
 
     directions: np.ndarray
     fsc: np.ndarray
     resolution_angstrom: np.ndarray
+    half_angstrom: np.ndarray
     area_ratio: float
+    sphericity: float
+
+    @property
+    def best_to_worst(self) -> float:
+        """The finest resolution of any axis over the coarsest: 1 for an even map."""
+        return float(self.resolution_angstrom.min() / self.resolution_angstrom.max())
 
 
 def directional_fsc(
@@ -60,15 +70,39 @@ def directional_fsc(
     cross, power = sums[0], np.sqrt(sums[1] * sums[2])
     curves = np.divide(cross, power, out=np.zeros_like(cross), where=power > 0)
     curves[:, :LEAST_SHELL] = 1.0
+    shell = np.arange(curves.shape[1])
+    few = 2 * np.pi * shell**2 * (1 - np.cos(np.radians(cone_deg))) < LEAST_COEFFICIENTS
+    few[:LEAST_SHELL] = False
+    curves[:, few] = fsc(half1, half2)[few]
     resolution = np.array([resolution_at(curve, threshold, box, pixel_size_angstrom) for curve in curves])
+    half = np.array([resolution_at(curve, 0.5, box, pixel_size_angstrom) for curve in curves])
     last = int(np.ceil(box * pixel_size_angstrom / resolution.min()))
     areas = np.clip(curves[:, LEAST_SHELL : max(last, LEAST_SHELL) + 1], 0, None).sum(axis=1)
     return DirectionalFsc(
         directions=directions,
         fsc=curves,
         resolution_angstrom=resolution,
+        half_angstrom=half,
         area_ratio=float(areas.min() / areas.max()) if areas.max() > 0 else 0.0,
+        sphericity=sphericity(directions, 1 / half),
     )
+
+
+def sphericity(directions: np.ndarray, radius: np.ndarray) -> float:
+    """Of the star-shaped surface with ``radius (d,)`` along ``directions (d, 3)`` and their opposites.
+
+    ``π^⅓ (6 V)^⅔ / A`` of the polyhedron whose corners these are, relative to that of equal radii.
+    """
+    corners = np.concatenate([directions, -directions])
+    faces = ConvexHull(corners).simplices
+    return _roundness(corners * np.tile(radius, 2)[:, None], faces) / _roundness(corners, faces)
+
+
+def _roundness(corners: np.ndarray, faces: np.ndarray) -> float:
+    a, b, c = corners[faces].transpose(1, 0, 2)
+    volume = np.abs(np.einsum("fi,fi->f", a, np.cross(b, c))).sum() / 6
+    area = np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() / 2
+    return float(np.cbrt(np.pi) * np.cbrt(6 * volume) ** 2 / area)
 
 
 def _upper(directions: np.ndarray) -> np.ndarray:
