@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from parhelion.algorithms.manual.blurring import blurred
 from parhelion.algorithms.manual.defocus import best_changes, changes
 from parhelion.algorithms.manual.freedom import Freedom, moved
 from parhelion.algorithms.manual.models import banded
 from parhelion.algorithms.manual.problem import ManualProblem, ManualState
 from parhelion.algorithms.manual.scores import Measured, measured
+from parhelion.algorithms.pose_blurring import ANGLE_STEP, SHIFT_STEP, STEPS, Blurring
 from parhelion.engine import candidates as cand
 from parhelion.engine.accumulate import NoiseSums, noise_sums
 from parhelion.engine.batch import ParticleBatch
@@ -20,7 +20,7 @@ from parhelion.engine.noise import on_points
 from parhelion.engine.predict import FourierVolume, fourier_volume
 from parhelion.engine.score import ScoreSettings, Stage, chunks, searched, stages_between
 from parhelion.engine.search import SliceBank, search_precision, slice_bank
-from parhelion.geometry.rotations import random_rotations
+from parhelion.geometry.rotations import exp_so3, random_rotations
 from parhelion.geometry.so3 import so3_grid
 
 KEPT = 4
@@ -42,6 +42,7 @@ class ClassReference:
     stages: tuple[Stage, ...]
     shifts: Tensor
     search: ScoreSettings
+    blurring: Blurring | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +97,7 @@ def make_class_reference(
             same_shift=0.1 * extent / problem.refine_shell / extent,
             operators=torch.from_numpy(group.operators).to(device),
         ),
+        blurring=_blurring(problem, volume) if settings.blurring else None,
     )
 
 
@@ -220,22 +222,27 @@ def _refined(
     return current
 
 
+def _blurring(problem: ManualProblem, volume: FourierVolume) -> Blurring:
+    """In-plane angles and shifts around a pose, at the resolution of the refinement."""
+    steps, shell = np.arange(-STEPS, STEPS + 1), problem.refine_shell
+    radius = problem.settings.outer_radius_angstrom / problem.loader.extent_angstrom
+    angles = ANGLE_STEP / (shell * radius) * steps
+    x, y = (axis.ravel() for axis in np.meshgrid(SHIFT_STEP / shell * steps, SHIFT_STEP / shell * steps))
+    return Blurring(
+        volume=volume,
+        count=problem.loader.points.count(shell),
+        turns=torch.from_numpy(exp_so3(angles[:, None] * np.array([0.0, 0.0, 1.0]))),
+        shifts=torch.from_numpy(np.stack([x, y, np.zeros_like(x)], axis=1)),
+        smoothing=problem.settings.smoothing,
+    )
+
+
 def _inserted(
     problem: ManualProblem, reference: ClassReference, batch: ParticleBatch, poses: Candidates
 ) -> Candidates:
-    settings = problem.settings
-    if not settings.blurring:
+    if reference.blurring is None or not len(poses):
         return replace(poses, weight=torch.ones(len(poses)).to(poses.shift), hessian=None, chi2=None)
-    radius = settings.outer_radius_angstrom / problem.loader.extent_angstrom
-    return blurred(
-        batch,
-        reference.volume,
-        poses,
-        problem.loader.points,
-        smoothing=settings.smoothing,
-        angle_step_rad=0.25 / (problem.refine_shell * radius),
-        shift_precision=reference.freedom.shift_precision,
-    )
+    return reference.blurring.blurred(batch, poses, problem.loader.points)
 
 
 def _packed(

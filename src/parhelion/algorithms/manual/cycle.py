@@ -6,12 +6,7 @@ import numpy as np
 import torch
 
 from parhelion.algorithms.manual.alignment import Aligned, align_class, make_class_reference
-from parhelion.algorithms.manual.maps import (
-    insertion_weights,
-    mean_defocus,
-    outside_treated,
-    reconstruct_class,
-)
+from parhelion.algorithms.manual.maps import insertion_weights, mean_defocus, reconstruct_class
 from parhelion.algorithms.manual.problem import ManualProblem, ManualState, Scores
 from parhelion.algorithms.manual.weighting import mean_sigma, occupancies
 from parhelion.engine.accumulate import NoiseSums
@@ -19,8 +14,6 @@ from parhelion.engine.loop import concatenated, updated_noise
 from parhelion.errors import InputError
 from parhelion.geometry.rotations import angle_between
 from parhelion.model.particles import ParticleSet
-
-__all__ = ["first_maps", "outside_treated", "run_cycle"]
 
 
 def run_cycle(problem: ManualProblem, state: ManualState, particles: ParticleSet) -> ManualState:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from parhelion.algorithms.manual.problem import ClassMaps, ManualProblem, ManualState
-from parhelion.algorithms.manual.weighting import above_threshold, adjusted_for_defocus, bfactors
-from parhelion.algorithms.masking import apply_mask
+from parhelion.algorithms.manual.weighting import above_threshold
+from parhelion.algorithms.particle_weights import score_bfactor, without_defocus
 from parhelion.engine.accumulate import insertion_slices
 from parhelion.engine.candidates import Candidates
 from parhelion.engine.halves import LIGHT_PRIOR
@@ -19,7 +19,6 @@ from parhelion.engine.score import chunks
 from parhelion.engine.update import MapSums, Slices, complete_mates, solve, symmetrise
 from parhelion.errors import InputError
 from parhelion.fourier.shells import fsc
-from parhelion.model.volume import Volume
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +39,10 @@ def insertion_weights(
     if scored:
         score = state.scores.score[number, rows]
         if settings.adjust_for_defocus:
-            score = adjusted_for_defocus(score, mean_defocus(problem)[rows])
+            score = without_defocus(score, mean_defocus(problem)[rows], factor[rows])
         factor[rows] *= above_threshold(score, settings.score_threshold)
-        bfactor[rows] = bfactors(score, settings.score_constant_angstrom2)
+        if settings.score_constant_angstrom2 > 0 and factor.any():
+            bfactor[rows] = score_bfactor(score, factor[rows], settings.score_constant_angstrom2)
     return Insertion(factor=factor, bfactor_angstrom2=bfactor)
 
 
@@ -143,9 +143,9 @@ def solved_class(problem: ManualProblem, sums: tuple[MapSums, MapSums]) -> Class
     )
     combined = solve(both, 0.5 * ratio, limit)
     if settings.half_sets == "gold":
-        compared = [outside_treated(problem, solve(s, ratio, limit), mask) for s in sums]
+        compared = [problem.solvent.applied(solve(s, ratio, limit), mask) for s in sums]
     else:
-        compared = [outside_treated(problem, combined, mask)] * 2
+        compared = [problem.solvent.applied(combined, mask)] * 2
     return ClassMaps(
         unfiltered=(first, second),
         combined=combined,
@@ -154,24 +154,3 @@ def solved_class(problem: ManualProblem, sums: tuple[MapSums, MapSums]) -> Class
         resolved_shell=resolved,
         references=(compared[0], compared[1]),
     )
-
-
-def outside_treated(problem: ManualProblem, data: Tensor, mask: Tensor) -> Tensor:
-    """A map inside its mask, the outside weighted and low-passed as asked for.
-
-    Without weight the outside becomes the solvent's level, which is then taken as zero: a constant density
-    has no transform but at the origin, which no image is compared at.
-    """
-    settings = problem.settings
-    if settings.outside_weight == 0:
-        return data * mask
-    pixel = problem.loader.pixel_size_angstrom
-    treated = apply_mask(
-        Volume(data=data.cpu().numpy(), pixel_size_angstrom=pixel),
-        mask.cpu().numpy(),
-        outside_weight=settings.outside_weight,
-        outside_lowpass_angstrom=settings.outside_lowpass_angstrom,
-    )
-    sphere = problem.solvent.sphere
-    whole = np.maximum(sphere, mask.cpu().numpy())
-    return torch.from_numpy(treated.data.astype(np.float32) * whole).to(data)

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from parhelion.algorithms import preparation as prepare
 from parhelion.algorithms.manual.settings import ManualSettings
-from parhelion.algorithms.masking import shell_mask
 from parhelion.contracts import Cancel, Executor, Observer, ParticleSource
 from parhelion.engine.candidates import Candidates
 from parhelion.engine.loader import EDGE_PIXELS, ParticleLoader
@@ -203,6 +202,7 @@ def make_problem(
             source=source,
             points=FourierPoints(box, max_shell),
             diameter_angstrom=min(2 * radius, (box - 2 * EDGE_PIXELS) * pixel),
+            scale_images=settings.normalise_images,
             cache_bytes=int(share * memory.cache_bytes),
             device=device,
         )
@@ -215,7 +215,17 @@ def make_problem(
         loader=near,
         wide=wide,
         symmetries=tuple(symmetry_group(name) for name in settings.symmetry),
-        solvent=_solvent(box, pixel, settings, mask),
+        solvent=Solvent.within(
+            box,
+            pixel,
+            2 * settings.outer_radius_angstrom,
+            automatic=settings.automatic_mask,
+            given=None if mask is None else np.clip(mask.data, 0, 1).astype(np.float32),
+            outer_radius_angstrom=settings.outer_radius_angstrom,
+            inner_radius_angstrom=settings.inner_radius_angstrom,
+            outside_weight=settings.outside_weight,
+            outside_lowpass_angstrom=settings.outside_lowpass_angstrom,
+        ),
         executor=executor,
         observer=observer,
         cancel=cancel,
@@ -224,16 +234,4 @@ def make_problem(
         refine_shell=refine_shell,
         search_shell=search_shell,
         class_shell=min(extent / settings.class_limit, refine_shell),
-    )
-
-
-def _solvent(box: int, pixel: float, settings: ManualSettings, mask: Volume | None) -> Solvent:
-    """The reference's sphere, hollow if asked for, and the user's or an automatic mask in it."""
-    radius = min(settings.outer_radius_angstrom, (box / 2 - 1) * pixel)
-    sphere = shell_mask((box,) * 3, pixel, radius, settings.inner_radius_angstrom, 5 * pixel)
-    return Solvent(
-        sphere=sphere,
-        pixel_size_angstrom=pixel,
-        automatic=settings.automatic_mask,
-        given=None if mask is None else np.clip(mask.data, 0, 1).astype(np.float32),
     )

@@ -16,6 +16,7 @@ from parhelion.algorithms.manual import store
 from parhelion.algorithms.manual.cropping import cropped, padded
 from parhelion.algorithms.manual.cycle import run_cycle
 from parhelion.algorithms.manual.problem import ManualProblem, ManualState, make_problem, with_defocus
+from parhelion.algorithms.manual.projections import Projections, matching_projections
 from parhelion.algorithms.manual.settings import ManualSettings
 from parhelion.algorithms.manual.start import fingerprint_of, start_state
 from parhelion.algorithms.postprocess.gold_standard import GoldStandard, gold_standard_fsc
@@ -50,8 +51,8 @@ class ManualResult:
     """All classes and the particles with poses and scores of their best one, occupancies of all.
 
     ``left_out`` are rows of the input without a pose: images that cannot be used, or that no cycle drew.
-    ``turned_deg``, ``shifted_angstrom`` and ``score_before`` are of ``particles``: against the input's
-    poses, NaN where there were none.
+    ``rows`` are the input's rows of ``particles``; ``references`` what another cycle would compare with, the
+    mean of both halves.
     """
 
     classes: tuple[ManualClass, ...]
@@ -75,6 +76,7 @@ def refine_manual(
     class_poses: tuple[ParticleSet, ...] = (),
     mask: Volume | None = None,
     box: int | None = None,
+    projections: Projections | None = None,
     device: str = "cpu",
     checkpoints: Path | None = None,
     resume: bool = False,
@@ -84,8 +86,8 @@ def refine_manual(
 
     ``references`` has one map per class, or none: then maps are made from poses and occupancies first.
     ``class_poses`` are the particles with each class's own poses. ``mask`` (0 to 1) replaces the automatic
-    one. ``source`` may have cropped images: ``box`` is then the edge that maps are padded to. Raises
-    InputError, MetadataError or ParameterError where it cannot be done, and Cancelled between chunks.
+    one. ``source`` may have cropped images: ``box`` is then the edge that maps are padded to. ``projections``
+    takes the images that the particles were found to be, in order (``projections.py``). Raises InputError, MetadataError or ParameterError where it cannot be done, and Cancelled between chunks.
     """
     prepare.check_count(particles)
     if references and len(references) != settings.classes:
@@ -121,6 +123,8 @@ def refine_manual(
         state = run_cycle(problem, state, particles)
         if checkpoints is not None:
             store.save(checkpoints, state, mark)
+    if projections is not None:
+        matching_projections(problem, state, projections)
     return _result(problem, state, particles, whole)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from parhelion.algorithms.manual.freedom import Freedom
 from parhelion.algorithms.manual.models import cross_per_shell, per_shell, predicted, signs_per_shell
+from parhelion.algorithms.manual.projections import to_images
 from parhelion.algorithms.manual.settings import Focus
 from parhelion.engine.batch import ParticleBatch
 from parhelion.engine.candidates import Candidates
@@ -91,14 +92,8 @@ def focused_squares(
 
     Half of it, since a sum over one of each Friedel pair is what a log-likelihood without focus has.
     """
-    m, views, k = residual.shape
     box = points.box
-    full = residual.new_zeros((m, views, box, box // 2 + 1))
-    kx, ky = points.kx[:k].long().to(residual.device), points.ky[:k].long().to(residual.device)
-    full[..., ky % box, kx] = residual
-    axis = kx == 0
-    full[..., (-ky[axis]) % box, kx[axis]] = residual[..., axis].conj()
-    image = torch.fft.fftshift(torch.fft.irfft2(full, s=(box, box), norm="ortho"), dim=(-2, -1))
+    image = to_images(residual, points)
     centre = poses.rotation.new_tensor(focus.centre_xyz_angstrom) / extent_angstrom
     # an image shows the projection moved by minus the shift
     at = torch.einsum("vij,mj->mvi", tilts.to(poses.rotation), poses.rotation @ centre - poses.shift)[..., :2]

@@ -28,6 +28,7 @@ class ManualSettings:
 
     ``half_sets`` "gold" keeps two references that never see each other's particles, "cistem" compares all
     particles with one reference. ``signed_limit_angstrom`` 0 takes the sign of the correlation everywhere.
+    ``fom`` are resolutions in Å and figures of merit that weight a given reference.
     ``score_threshold`` up to 1 is the share of particles that are kept, above it a score.
     """
 
@@ -64,8 +65,10 @@ class ManualSettings:
     outside_lowpass_angstrom: float | None = None
     half_sets: str = "gold"
     random_poses: bool = False
+    normalise_images: bool = True
     normalise_reference: bool = True
     threshold_reference: bool = False
+    fom: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     padding: float = 2.0
     filter_constant: float = 1.0
     seed: int = 1
@@ -116,8 +119,6 @@ def _check_choices(settings: ManualSettings) -> None:
     ):
         if value not in known:
             raise ParameterError(f"{name} {value!r} is none of {', '.join(known)}")
-    if not settings.parameters and not settings.refine_defocus:
-        raise ParameterError(f"nothing is refined: name some of {', '.join(PARAMETERS)}, or refine the CTF")
     held = [name for name in PARAMETERS[:3] if name not in settings.parameters]
     if settings.mode == "global" and held:
         raise ParameterError(

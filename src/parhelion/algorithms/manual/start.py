@@ -6,9 +6,10 @@ import numpy as np
 import torch
 
 from parhelion.algorithms import preparation as prepare
-from parhelion.algorithms.manual.cycle import first_maps, outside_treated
+from parhelion.algorithms.manual.cycle import first_maps
 from parhelion.algorithms.manual.problem import ManualProblem, ManualState, Scores
 from parhelion.engine.checkpoint import fingerprint
+from parhelion.engine.classes import filtered_by_shell
 from parhelion.engine.halves import split_halves
 from parhelion.engine.loader import undistorted_shifts
 from parhelion.engine.noise import background_noise
@@ -16,6 +17,7 @@ from parhelion.engine.scale import reference_scale
 from parhelion.errors import InputError, MetadataError, ParameterError
 from parhelion.fourier.filters import lowpass
 from parhelion.geometry.rotations import random_rotations
+from parhelion.geometry.symmetry import SymmetryGroup
 from parhelion.model.occupancy import occupancies as stored_occupancies
 from parhelion.model.particles import ParticleSet
 from parhelion.model.volume import Volume
@@ -24,6 +26,8 @@ NOISE_SAMPLE, SCALE_SAMPLE = 1000, 200
 SCALE_LIMIT_ANGSTROM = 30.0
 """A reference's grey scale is measured on detail no finer than this."""
 SCORE_COLUMN = "cisTEMScore"
+LOWEST_DENSITY = 0.3
+"""Of the highest density: a reference that is thresholded has none below minus this, as in cisTEM."""
 
 
 def start_state(
@@ -145,34 +149,19 @@ def _scaled(
     problem: ManualProblem, references: tuple[Volume, ...], noise: torch.Tensor, rng: np.random.Generator
 ) -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
     """Each reference in the particles' grey scale, inside the mask, for both halves."""
-    settings, loader = problem.settings, problem.loader
-    extent = loader.extent_angstrom
+    settings = problem.settings
     made: list[tuple[torch.Tensor, torch.Tensor]] = []
     for reference, group in zip(references, problem.symmetries):
-        data = reference.data.astype(np.float32)
+        data = np.array(reference.data, np.float32)
         if settings.threshold_reference:
-            data = np.maximum(data, _border_level(data))
+            data = np.maximum(data, -LOWEST_DENSITY * data.max())
+        if settings.fom is not None:
+            data = _weighted(problem, data, settings.fom)
         volume = torch.from_numpy(data)
-        mask = (
-            problem.solvent.mask(volume, volume)
-            if problem.solvent.given is not None
-            else (torch.from_numpy(problem.solvent.sphere))
-        )
-        volume = outside_treated(problem, volume, mask)
-        scale = 1.0
-        if settings.normalise_reference:
-            limit = max(SCALE_LIMIT_ANGSTROM, settings.high_limit_angstrom)
-            coarse = lowpass(replace(reference, data=volume.numpy()), limit)
-            scale = reference_scale(
-                loader,
-                torch.from_numpy(coarse.data.astype(np.float32)),
-                noise,
-                group,
-                min(extent / limit, loader.points.max_shell),
-                max(settings.shift_range) / extent,
-                SCALE_SAMPLE,
-                rng,
-            )
+        given = problem.solvent.given is not None
+        mask = problem.solvent.mask(volume, volume) if given else torch.from_numpy(problem.solvent.sphere)
+        volume = problem.solvent.applied(volume, mask)
+        scale = _scale(problem, replace(reference, data=volume.numpy()), noise, group, rng)
         if not scale > 0:
             raise InputError(
                 f"the particles and the reference of class {len(made) + 1} have nothing in common; check the "
@@ -183,11 +172,41 @@ def _scaled(
     return tuple(made)
 
 
-def _border_level(data: np.ndarray) -> float:
-    """Mean density over the faces of the box: the solvent's."""
-    inner = np.zeros(data.shape, bool)
-    inner[1:-1, 1:-1, 1:-1] = True
-    return float(data[~inner].mean(dtype=np.float64))
+def _scale(
+    problem: ManualProblem,
+    reference: Volume,
+    noise: torch.Tensor,
+    group: SymmetryGroup,
+    rng: np.random.Generator,
+) -> float:
+    """The factor that brings a reference to the particles' grey scale; 1 where it is taken as it is."""
+    settings, loader = problem.settings, problem.loader
+    if not settings.normalise_reference:
+        return 1.0
+    limit = max(SCALE_LIMIT_ANGSTROM, settings.high_limit_angstrom)
+    coarse = lowpass(reference, limit).data.astype(np.float32)
+    return reference_scale(
+        loader,
+        torch.from_numpy(coarse),
+        noise,
+        group,
+        min(loader.extent_angstrom / limit, loader.points.max_shell),
+        max(settings.shift_range) / loader.extent_angstrom,
+        SCALE_SAMPLE,
+        rng,
+    )
+
+
+def _weighted(
+    problem: ManualProblem, data: np.ndarray, fom: tuple[tuple[float, ...], tuple[float, ...]]
+) -> np.ndarray:
+    """The map with each shell multiplied by the figure of merit of its resolution; 0 beyond the last."""
+    resolution, merit = np.array(fom[0]), np.array(fom[1])
+    shells = problem.loader.points.max_shell + 1
+    frequency = np.arange(shells) / problem.loader.extent_angstrom
+    order = np.argsort(1 / resolution)
+    factor = np.interp(frequency, (1 / resolution)[order], merit[order], right=0.0)
+    return np.asarray(filtered_by_shell(torch.from_numpy(data)[None], factor)[0].numpy())
 
 
 def fingerprint_of(

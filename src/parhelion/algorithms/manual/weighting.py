@@ -1,8 +1,4 @@
-"""How much each particle counts: occupancies from likelihoods, weights from scores.
-
-Sources: cisTEM's documentation of the reconstruction's parameters; Lyumkis et al., J. Struct. Biol. 183, 377
-(2013) for occupancies.
-"""
+"""Who belongs to which class, and who is inserted (Lyumkis et al., J. Struct. Biol. 183, 377, 2013)."""
 
 import numpy as np
 
@@ -29,16 +25,6 @@ def mean_sigma(sigma: np.ndarray, percent: np.ndarray) -> np.ndarray:
     return np.asarray((sigma * percent.T).sum(0) / 100)
 
 
-def adjusted_for_defocus(score: np.ndarray, defocus_angstrom: np.ndarray) -> np.ndarray:
-    """Scores ``(n,)`` without what a straight line through score over defocus explains; their mean stays."""
-    spread = np.ptp(defocus_angstrom) if len(score) else 0.0
-    if len(score) < 3 or spread < 1.0:
-        return score
-    centred = defocus_angstrom - defocus_angstrom.mean()
-    slope = float((centred * (score - score.mean())).sum() / (centred**2).sum())
-    return np.asarray(score - slope * centred)
-
-
 def above_threshold(score: np.ndarray, threshold: float) -> np.ndarray:
     """Which particles are inserted: all (0), the best share (up to 1), or those that reach a score."""
     if threshold <= 0:
@@ -49,8 +35,3 @@ def above_threshold(score: np.ndarray, threshold: float) -> np.ndarray:
         best[np.argsort(-score, kind="stable")[:most]] = True
         return best
     return np.asarray(score >= threshold)
-
-
-def bfactors(score: np.ndarray, constant_angstrom2: float) -> np.ndarray:
-    """B ``(n,)`` in Å²; exp(B s²) weighs a particle at the frequency s. B = (score - mean) · constant / 4."""
-    return np.asarray((score - score.mean()) * constant_angstrom2 * 0.25) if len(score) else score
