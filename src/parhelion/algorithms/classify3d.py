@@ -92,6 +92,7 @@ class ClassResult:
     fsc: np.ndarray
     resolution_angstrom: float
     share: float
+    symmetry: str = "C1"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -324,7 +325,7 @@ def _result(
         half=state.half[rows].astype(np.int64),
         extra=chosen.extra.with_columns(columns),
     )
-    classes = tuple(_class(loader, state.halves[k], float(state.share[k])) for k in order)
+    classes = tuple(_class(loader, state.halves[k], float(state.share[k]), settings.groups[k]) for k in order)
     unusable = np.setdiff1d(np.arange(len(state.half)), rows)
     return Classification(
         classes=classes,
@@ -336,7 +337,7 @@ def _result(
     )
 
 
-def _class(loader: ParticleLoader, halves: HalfMaps, share: float) -> ClassResult:
+def _class(loader: ParticleLoader, halves: HalfMaps, share: float, symmetry: str) -> ClassResult:
     def volume(data: torch.Tensor) -> Volume:
         return Volume(
             data=data.cpu().numpy().astype(np.float32), pixel_size_angstrom=loader.pixel_size_angstrom
@@ -349,4 +350,5 @@ def _class(loader: ParticleLoader, halves: HalfMaps, share: float) -> ClassResul
         fsc=halves.fsc,
         resolution_angstrom=loader.extent_angstrom / halves.resolved_shell,
         share=share,
+        symmetry=symmetry,
     )
