@@ -25,7 +25,7 @@ def case():
     shifts = normal(T, 2) * 0.05
     points = normal(2, K) * 5
     angle = 2 * torch.pi * (shifts @ points)
-    images = PlanarImages(moved=data * ctf, ctf2=ctf.square(), power=data.abs().square().double().sum(0))
+    images = PlanarImages.of(data, ctf)
     prior = normal(N, T)
     return slices, data, ctf, shifts, torch.polar(torch.ones_like(angle), angle), images, prior
 
@@ -63,6 +63,11 @@ def test_the_posterior_is_that_of_the_model(case, smoothing, monkeypatch) -> Non
     mine = weight[np.arange(N), :, found.category]
     np.testing.assert_array_equal(found.shift * 2 * ANGLES + found.angle, mine.reshape(N, -1).argmax(1))
     np.testing.assert_allclose(sums.size, by_class.sum(0), rtol=1e-4)
+    bare = score - prior.numpy()[:, :, None, None]
+    np.testing.assert_allclose(found.fit, (weight * bare).sum((1, 2, 3)), atol=2e-3)
+    squares = (ctf.square() @ slices.abs().square().flatten(0, 1).T).view(N, 1, CLASSES, ANGLES)
+    norm = np.concatenate((squares, squares), 3)
+    np.testing.assert_allclose(found.norm, (weight * norm).sum((1, 2, 3)), rtol=1e-3)
 
 
 def test_sums_are_those_of_all_weighted_hypotheses(case) -> None:
@@ -94,20 +99,31 @@ def test_the_fine_posterior_is_that_of_the_same_hypotheses(case) -> None:
         shift=torch.tensor([[0, 1, 0]]).repeat(N, 1),
     )
     score = torch.full((N, 3, within, 3), -torch.inf)
+    norm = torch.zeros(N, 3, within)
     for number in range(CLASSES):
-        found, place = planar_local.score_class(images, hits, number, slices[number], coarse, fine)
+        found, norms, place = planar_local.score_class(images, hits, number, slices[number], coarse, fine)
         score[place[:, 0], place[:, 1]] = found
+        norm[place[:, 0], place[:, 1]] = norms
     ramp = (coarse[:, None] * fine.ramps).flatten(0, 1)  # shift s · 3 + t
     plain = plain_scores(slices, data, ctf, ramp, torch.zeros(N, len(ramp)))
     for hit, (c, a, s) in enumerate(((0, 1, 0), (1, 0, 1), (1, 3, 0))):
         wanted = plain[:, 3 * s : 3 * s + 3, c, a * within : (a + 1) * within]
         np.testing.assert_allclose(score[:, hit], wanted.transpose(0, 2, 1), atol=1e-3)
-    assigned, weight = planar_local.posterior(score, hits, 1.0, 2 * ANGLES // within, fine)
-    both = np.exp(score.numpy().astype(float))
+    prior = torch.linspace(-1, 1, N * 9).view(N, 3, 3)
+    circle = 2 * ANGLES // within
+    assigned, weight = planar_local.posterior(score, norm, prior, hits, 1.0, circle, fine)
+    both = np.exp(score.numpy().astype(float) + prior.numpy()[:, :, None])
     np.testing.assert_allclose(weight, both / both.sum((1, 2, 3), keepdims=True), atol=1e-4)
     np.testing.assert_allclose(assigned.evidence, np.log(both.sum((1, 2, 3))), atol=1e-3)
     second = weight.numpy()[:, 1:].sum((1, 2, 3))
     np.testing.assert_array_equal(assigned.category, second > 0.5)
+    np.testing.assert_allclose(assigned.fit, (weight * score).sum((1, 2, 3)), atol=1e-3)
+    squares = ctf.square() @ slices.abs().square().flatten(0, 1).T  # (n, c a)
+    wanted_norm = torch.zeros(N)
+    for hit, (c, a) in enumerate(((0, 1), (1, 0), (1, 3))):
+        for b in range(within):
+            wanted_norm += weight[:, hit, b].sum(1) * squares[:, c * ANGLES + (a * within + b) % ANGLES]
+    np.testing.assert_allclose(assigned.norm, wanted_norm, rtol=1e-4)
     back = (data * ctf).numpy()[:, None] * ramp.conj().resolve_conj().numpy()
     sums = planar_local.add_class(images, hits, weight, 1, slices[1], coarse, fine)
     wanted = np.zeros((ANGLES, K), complex)

@@ -11,6 +11,7 @@ from parhelion.geometry.rotations import to_relion
 from parhelion.io.mrc import StackWriter, open_stack
 from parhelion.io.particles import read_particles
 from parhelion.io.star import read_star
+from parhelion.jobs import class2d
 
 QUICK = {"diameter": 84, "classes": 4, "cycles": 4, "initial_resolution": 30, "final_resolution": 14}
 
@@ -48,8 +49,14 @@ def test_everything_is_written_and_shown(run, particles) -> None:
     assert [path.name for path in found.outputs["cycles"]] == [f"classes_{i:03d}.mrcs" for i in range(1, 5)]
     assert all(open_stack(path).shape == (4, 32, 32) for path in found.outputs["cycles"])
     assert open_stack(found.outputs["start"]).shape == (4, 32, 32)
+    history = json.loads((found.folder / "history.json").read_text())["cycles"]
+    assert [row["cycle"] for row in history] == [1, 2, 3, 4]
+    assert all({"log_likelihood", "sigma", "moved_percent"} <= set(row) for row in history)
+    assert history[-1]["log_likelihood"] > history[0]["log_likelihood"]
+    assert (classified.extra["cisTEMSigma"] > 0).all() and np.ptp(classified.extra["parhelionScale"]) > 0
     report = (found.folder / "report.html").read_text(encoding="utf-8")
-    for shown in ("Good classes", "score", "Cycles", "Averages of the start", "particles"):
+    assert report.count("<figcaption>start of ") == report.count("<figcaption>class ") == 4
+    for shown in ("Good classes", "score", "Cycles", "Starting and final class averages", "particles"):
         assert shown in report
     selected = read_particles(found.outputs["selected"])
     assert len(selected) == found.figures["selected_particles"] == 80
@@ -78,7 +85,9 @@ def test_only_good_classes_are_selected(run, particles, tmp_path) -> None:
 
 
 def test_earlier_classes_are_references(run, particles, tmp_path) -> None:
-    first = run("class2d", input=particles, **QUICK)
+    first = run("class2d", input=particles, **QUICK, percent=60)
+    assert class2d.percent_of(first.outputs["classes"]) == 60
+    assert class2d.percent_of(None) == class2d.percent_of(tmp_path / "classes.mrcs") == 0
     options = {key: value for key, value in QUICK.items() if key != "classes"}
     again = run(
         "class2d",

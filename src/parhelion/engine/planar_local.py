@@ -84,8 +84,9 @@ def score_class(
     slices: Tensor,
     coarse_ramps: Tensor,
     fine: FineGrid,
-) -> tuple[Tensor, Tensor]:
-    """Log-likelihood ratios ``(e, b, t)`` of the candidates of class ``number``, and their places ``(e, 2)``.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-likelihood ratios ``(e, b, t)`` of the candidates of class ``number``, the norms C² |P|² in them
+    ``(e, b)``, and their places ``(e, 2)``.
 
     ``slices`` ``(a b, k)`` are the class's reference at half a circle of fine angles, ``coarse_ramps``
     ``(s, k)`` those of the coarse shifts.
@@ -95,6 +96,7 @@ def score_class(
     norm = images.ctf2 @ bank.power.T
     real, imaginary = fine.ramps.real.T.contiguous(), -fine.ramps.imag.T.contiguous()  # (k, t)
     scores = [images.ctf2.new_zeros((0, fine.within, len(fine.shifts)))]
+    norms = [images.ctf2.new_zeros((0, fine.within))]
     for part in place.split(ENTRIES) if len(place) else ():
         row, hit = part.T
         x, y = _parts(images.moved[row] * coarse_ramps[hits.shift[row, hit]].conj())
@@ -104,17 +106,26 @@ def score_class(
         cross = (x * u).addcmul_(y, v).flatten(0, 1) @ real
         cross.addmm_((x * v).addcmul_(y, u, value=-1).flatten(0, 1), imaginary)
         cross = cross.view(len(part), fine.within, -1)
-        scores.append(2 * cross - norm[row[:, None], fold].unsqueeze(2))
-    return torch.cat(scores), place
+        norms.append(norm[row[:, None], fold])
+        scores.append(2 * cross - norms[-1].unsqueeze(2))
+    return torch.cat(scores), torch.cat(norms), place
 
 
 def posterior(
-    score: Tensor, hits: Hits, smoothing: float, grid_angles: int, fine: FineGrid
+    ratio: Tensor,
+    norm: Tensor,
+    log_prior: Tensor,
+    hits: Hits,
+    smoothing: float,
+    grid_angles: int,
+    fine: FineGrid,
 ) -> tuple[Assigned, Tensor]:
-    """Weights ``(n, m, b, t)`` of log posteriors in that layout, and what they say.
+    """Weights ``(n, m, b, t)`` of log-likelihood ratios in that layout, and what they say.
 
+    ``norm`` ``(n, m, b)`` are the norms in the ratios, ``log_prior`` ``(n, m, t)`` belongs to the shifts.
     ``Assigned.angle`` counts fine angles of the whole circle, ``Assigned.shift`` is hit · t + fine shift.
     """
+    score = ratio + log_prior[:, :, None]
     n, _, b, t = score.shape
     evidence = torch.logsumexp(score.flatten(1), 1)
     by_hit = torch.logsumexp(score.flatten(2), 2)
@@ -140,6 +151,8 @@ def posterior(
         shift=hit * t + shift,
         turn=turn,
         move=move,
+        fit=(weight * torch.where(torch.isfinite(ratio), ratio, 0.0)).sum((1, 2, 3)),
+        norm=(weight.sum(3) * norm).sum((1, 2)),
     )
     return assigned, weight
 

@@ -6,13 +6,15 @@ with whitened X and C (``docs/architecture.md``). Angles ψ and ψ + 180° share
 the imaginary parts (``engine.search``), in the sums as in the scores. Everything is float32.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 BLOCK = 3_000_000
 """Scores held at once."""
+IMPOSSIBLE = -1e30
+"""Log prior of what cannot be: finite, so that its product with a weight of 0 is 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,12 +22,25 @@ class PlanarImages:
     """``n`` whitened images on ``k`` points, moved to where their particles are thought to be.
 
     ``moved`` ``(n, k)`` complex64 is X C conj(S(centre)), ``ctf2`` ``(n, k)`` is C²; ``power`` ``(k,)``
-    float64 the sum of |X|² over images.
+    float64 the sum of |X|² over images, ``energy`` ``(n,)`` over points.
     """
 
     moved: Tensor
     ctf2: Tensor
     power: Tensor
+    energy: Tensor
+
+    @staticmethod
+    def of(data: Tensor, ctf: Tensor, ramps: Tensor | None = None) -> "PlanarImages":
+        """From whitened data and CTF ``(n, k)``; ``ramps`` S of the centres, None where they are 0."""
+        moved = data * ctf
+        squared = data.abs().square()
+        return PlanarImages(
+            moved=moved if ramps is None else moved * ramps.conj(),
+            ctf2=ctf.square(),
+            power=squared.double().sum(0),
+            energy=squared.sum(1),
+        )
 
     def __len__(self) -> int:
         return len(self.moved)
@@ -64,7 +79,8 @@ class Assigned:
     ``evidence`` log Σ p against noise alone, ``category`` the most probable class and its ``probability``,
     ``angle`` (of the whole circle) and ``shift`` rows of the most probable pose in that class, and the peak
     about it: ``turn`` in angular steps and ``move`` ``(n, 2)`` in the units of the shifts, both relative to
-    the pose.
+    the pose. Means over the posterior: ``fit`` of the log-likelihood ratio 2 Re[conj(X) S C P] - C² |P|², and
+    ``norm`` of its last term.
     """
 
     evidence: Tensor
@@ -74,6 +90,8 @@ class Assigned:
     shift: Tensor
     turn: Tensor
     move: Tensor
+    fit: Tensor
+    norm: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,12 +141,12 @@ def soft_step(
         part = slice(first, first + block)
         moved = (images.moved[part].unsqueeze(1) * ramps.conj()).flatten(0, 1)
         score = _scores(moved, bank, norm[part], log_prior[part])
-        assigned, weight = _posterior(score, shifts, smoothing)
-        found.append(assigned)
+        assigned, weight = _posterior(score, shifts, smoothing, log_prior[part])
         near, far = (w.reshape(-1, poses) for w in weight.unbind(1))
         real += (near + far).T @ moved.real.contiguous()
         imaginary += (near - far).T @ moved.imag.contiguous()
         share[part] = weight.sum((1, 2)).view(-1, poses)
+        found.append(replace(assigned, norm=(share[part] * norm[part]).sum(1)))
     denominator = share.T @ images.ctf2
     residual = bank.power * denominator - 2 * (bank.real * real + bank.imaginary * imaginary)
     shape = (bank.classes, bank.angles, -1)
@@ -151,20 +169,25 @@ def _scores(moved: Tensor, bank: PlanarBank, norm: Tensor, log_prior: Tensor) ->
     return score.view(n, 2, t, bank.classes, bank.angles)
 
 
-def _posterior(score: Tensor, shifts: Tensor, smoothing: float) -> tuple[Assigned, Tensor]:
-    """What the posteriors say, and their weights in the layout of ``score``, which is overwritten."""
+def _posterior(score: Tensor, shifts: Tensor, smoothing: float, log_prior: Tensor) -> tuple[Assigned, Tensor]:
+    """What the posteriors say but for ``norm``, and their weights in the layout of ``score``.
+
+    ``score`` is overwritten.
+    """
     n, _, t, _, angles = score.shape
     evidence = torch.logsumexp(score.flatten(1), 1)
     if smoothing < 1:
-        by_class = torch.logsumexp(score.transpose(1, 3).flatten(2), 2)  # (n, c)
-        score += ((smoothing - 1) * by_class)[:, None, None, :, None]
+        tempered = (smoothing - 1) * torch.logsumexp(score.transpose(1, 3).flatten(2), 2)  # (n, c)
+        score += tempered[:, None, None, :, None]
         top = torch.logsumexp(score.flatten(1), 1)
     else:
-        top = evidence
+        tempered, top = evidence.new_zeros(()), evidence
     score.sub_(top[:, None, None, None, None])
     weight = score.exp()
     by_class = weight.sum((1, 2, 4))
     probability, category = by_class.max(1)
+    fit = torch.linalg.vecdot(weight.flatten(1), score.flatten(1)) + top - (by_class * tempered).sum(1)
+    fit -= (weight.sum((1, 3, 4)) * log_prior).sum(1)
     mine = score[torch.arange(n, device=weight.device), :, :, category]  # (n, 2, t, a)
     mine = mine.transpose(1, 2).reshape(n, t, 2 * angles)  # half circles in a row are the circle
     best = mine.flatten(1).argmax(1)
@@ -179,6 +202,8 @@ def _posterior(score: Tensor, shifts: Tensor, smoothing: float) -> tuple[Assigne
             shift=shift,
             turn=turn,
             move=move,
+            fit=fit,
+            norm=torch.zeros_like(fit),
         ),
         weight,
     )
@@ -212,10 +237,11 @@ def peak_about(score: Tensor, angle: Tensor, shift: Tensor, shifts: Tensor) -> t
 
 
 def _vertex(before: Tensor, top: Tensor, after: Tensor) -> Tensor:
-    """Place of a parabola's vertex, in steps from ``top``; 0 where a neighbour is -inf."""
+    """Place of a parabola's vertex, in steps from ``top``; 0 where a neighbour is -inf or IMPOSSIBLE."""
+    known = torch.minimum(before, after) > 0.1 * IMPOSSIBLE
     curvature = before + after - 2 * top
     offset = 0.5 * (before - after) / curvature.clamp_max(-1e-6)
-    return torch.where(torch.isfinite(offset), offset, 0.0).clamp(-0.5, 0.5)
+    return torch.where(known, offset, 0.0).clamp(-0.5, 0.5)
 
 
 def _spacing(shifts: Tensor) -> float:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 SHOWN_CURVES = 8
 DECIMALS = 4
+SIDE_BY_SIDE = 6
 
 
 def write_stack(path: "Path", images: np.ndarray, pixel_size_angstrom: float) -> None:
@@ -75,6 +76,13 @@ def class_tables(
     shell = np.tile(np.arange(1, shells), count)
     probability = np.bincount(found.category, found.probability, count) / np.maximum(members, 1)
     return {
+        "model_general": Table(
+            {
+                "rlnNrClasses": np.array([count]),
+                "rlnPixelSize": np.array([found.pixel_size_angstrom]),
+                "parhelionPercentUsed": np.array([round(found.percent_used, DECIMALS)]),
+            }
+        ),
         "model_classes": Table(
             {
                 "rlnReferenceImage": names,
@@ -115,6 +123,8 @@ def classified_particles(
             "rlnMaxValueProbDistribution": found.probability.round(6),
             "rlnLogLikeliContribution": found.evidence.round(4),
             "rlnClassScore": quality.score[found.category].round(DECIMALS),
+            "cisTEMSigma": found.sigma.round(DECIMALS),
+            "parhelionScale": found.scale.round(DECIMALS),
         }
     )
     return replace(posed, class_number=found.category + 1, extra=extra)
@@ -153,5 +163,9 @@ def show(
         title="Halves of the largest classes",
     )
     report.history(context.history.get("cycles", []), "Cycles")
-    first = report.section("Averages of the start", folded=True)
-    first.gallery(found.start, [str(i + 1) for i in range(len(found.start))])
+    ends = report.section("Starting and final class averages", "each class below its start", folded=True)
+    numbers = [str(i + 1) for i in range(len(found.start))]
+    for first in range(0, len(numbers), SIDE_BY_SIDE):
+        part = slice(first, first + SIDE_BY_SIDE)
+        ends.gallery(found.start[part], [f"start of {n}" for n in numbers[part]])
+        ends.gallery(found.averages[part], [f"class {n}" for n in numbers[part]])

@@ -83,7 +83,12 @@ class Params(JobParams):
         group=SCHEDULE,
     )
     start_average: int = option(
-        20, help="particles drawn for each class of a random start", unit="particles", ge=1, group=SCHEDULE
+        20,
+        help="particles drawn for each class of a random start; 200 to 300 are usual elsewhere, fewer make "
+        "references that differ more, and gave better classes",
+        unit="particles",
+        ge=1,
+        group=SCHEDULE,
     )
     angular_step: float = option(
         12.0,
@@ -109,6 +114,12 @@ class Params(JobParams):
         ge=0.1,
         le=1,
         group=SEARCH,
+    )
+    particle_sigma: bool = option(
+        True, help="find how noisy each image is, beside the noise of all", group=SEARCH
+    )
+    particle_scale: bool = option(
+        True, help="find how strong the signal of each image is, beside the mean of all", group=SEARCH
     )
     mask_radius: float | None = option(
         None,
@@ -148,7 +159,8 @@ OUTPUTS = (
     Output(
         name="table",
         file="classes.star",
-        help="share, resolution, members and score of each class; correlation of its halves per shell",
+        help="share, resolution, members and score of each class; correlation of its halves per shell; "
+        "share of particles that the last cycle used",
     ),
     Output(
         name="particles",
@@ -156,7 +168,7 @@ OUTPUTS = (
         help="class, in-plane angle, shift, score of the class and probability of each particle",
     ),
     Output(name="selected", file="selected.star", help="particles of good classes", optional=True),
-    Output(name="start", file="start.mrcs", help="averages before the first cycle, in no order"),
+    Output(name="start", file="start.mrcs", help="what each class average was before the first cycle"),
     Output(name="cycles", file="cycles/classes_*.mrcs", help="averages after each cycle, in no order"),
 )
 
@@ -266,8 +278,27 @@ def _settings(params: Params, seed: int) -> "Class2dSettings":
         automatic_mask=params.auto_mask,
         centre=params.centre,
         start_average=params.start_average,
+        own_sigma=params.particle_sigma,
+        own_scale=params.particle_scale,
+        least_percent=percent_of(params.references),
         seed=seed,
     )
+
+
+def percent_of(references: Path | None) -> float:
+    """The share of particles (%) in the last cycle of the classification that made ``references``.
+
+    It is in the table beside them; 0 where there is none.
+    """
+    from parhelion.io.star import read_star
+
+    table = None if references is None else references.with_name("classes.star")
+    if table is None or not table.is_file():
+        return 0.0
+    blocks = read_star(table)
+    column = "parhelionPercentUsed"
+    known = [block[column][0] for block in blocks.values() if column in block and block.rows]
+    return float(known[0]) if known else 0.0
 
 
 def _stack_shape(path: Path) -> tuple[int, int, int]:

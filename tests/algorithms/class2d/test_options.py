@@ -116,6 +116,27 @@ def test_the_seed_decides(case) -> None:
     assert not np.allclose(a.averages, c.averages, atol=1e-3)
 
 
+def test_noisy_images_count_less_and_weak_ones_are_scaled(class2d) -> None:
+    """Images with twice the noise show half the signal once normalised; others are dirty inside the mask."""
+    mixed = class2d.mixture(per_view=40, noise=0, snr=1.0)
+    rng = np.random.default_rng(3)
+    kind = rng.integers(0, 3, 120)  # plain, weak, dirty
+    noise = rng.normal(size=mixed.images.data.shape)
+    inside = np.hypot(*(np.indices((32, 32)) - 16)) < 9
+    noise[kind == 1] *= np.sqrt(3)
+    noise[kind == 2] *= np.where(inside, 1.2, 0)
+    noise[kind == 0] = 0
+    mixed.images.data[:] += noise
+    settings = {"classes": 3, "cycles": 6, "final_resolution_angstrom": 12.0}
+    own = class2d.classified(mixed, **settings)
+    plain, weak, dirty = ((own.sigma[kind == k].mean(), own.scale[kind == k].mean()) for k in range(3))
+    assert weak[1] < 0.75 * plain[1]
+    assert dirty[0] > 1.08 * max(plain[0], weak[0])
+    assert np.mean(own.sigma**2) == pytest.approx(1, abs=0.05)
+    off = class2d.classified(mixed, own_sigma=False, own_scale=False, **settings)
+    assert set(off.sigma) == {1.0} == set(off.scale)
+
+
 def test_an_empty_class_gets_half_of_the_largest() -> None:
     averages = torch.arange(3.0)[:, None, None].expand(3, 4, 4)
     halves = (averages + 10, averages + 20)

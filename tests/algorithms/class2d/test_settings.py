@@ -45,6 +45,21 @@ def test_few_particles_are_all_used_and_a_given_percentage_holds() -> None:
     assert {p.share for p in plans(25, 100_000, 50, percent=20.0)} == {0.2}
 
 
+def test_no_less_is_taken_than_the_input_classification_took() -> None:
+    shares = [p.share for p in plans(20, 100_000, 50, least_percent=25.0)]
+    np.testing.assert_allclose(shares, [0.25] * 10 + [0.3] * 5 + [1.0] * 5)
+    assert {p.share for p in plans(20, 100_000, 50, least_percent=100.0)} == {1.0}
+    assert {p.share for p in plans(20, 100_000, 50, least_percent=25.0, percent=10.0)} == {0.1}
+
+
+def test_the_published_worked_example() -> None:
+    """VSV polymerase, 84,608 particles in 50 classes: 0.18 of them at first, five cycles of all at 7 Å."""
+    found = plans(20, 84_608, 50, final_resolution_angstrom=7.0)
+    np.testing.assert_allclose([p.share for p in found[:10]], 0.18, atol=0.005)
+    last = [(p.limit_angstrom, p.share) for p in found if p.limit_angstrom == 7.0]
+    assert last == [(7.0, 1.0)] * 5
+
+
 @pytest.mark.parametrize(
     ("count", "classes"), [(100, 5), (3000, 10), (6000, 20), (12_000, 40), (15_000, 50), (10**6, 50)]
 )

@@ -17,6 +17,7 @@ from parhelion.algorithms.class2d.maximisation import Maximised, centres_of, max
 from parhelion.algorithms.class2d.problem import Class2dProblem, ClassState, make_problem
 from parhelion.algorithms.class2d.settings import Class2dSettings, Plan, chosen_rows, plan
 from parhelion.algorithms.class2d.start import given_averages, random_averages
+from parhelion.algorithms.class2d.weights import new_scale, new_sigma
 from parhelion.contracts import Cancel, Executor, Observer, ParticleSource
 from parhelion.engine.checkpoint import fingerprint
 from parhelion.engine.noise import background_noise
@@ -36,9 +37,10 @@ LARGEST_NOISE_STEP = 2.0
 class Class2dResult:
     """Classes sorted by size, and what became of each particle that took part.
 
-    ``averages`` ``(c, box, box)``, ``start`` those of the start in no order, ``frc`` ``(c, s)`` between half
+    ``averages`` ``(c, box, box)``, ``start`` those that they grew from, ``frc`` ``(c, s)`` between half
     averages, ``share`` ``(c,)`` of the particles. ``rows`` are the particles that took part; per row
-    ``category`` (from 0), ``psi_deg``, ``shift_angstrom`` ``(m, 2)``, ``probability`` and ``evidence``.
+    ``category`` (from 0), ``psi_deg``, ``shift_angstrom`` ``(m, 2)``, ``probability``, ``evidence``,
+    ``sigma`` and ``scale`` (``weights``). ``percent_used`` is the share of particles in the last cycle.
     """
 
     averages: np.ndarray
@@ -51,8 +53,11 @@ class Class2dResult:
     shift_angstrom: np.ndarray
     probability: np.ndarray
     evidence: np.ndarray
+    sigma: np.ndarray
+    scale: np.ndarray
     pixel_size_angstrom: float
     extent_angstrom: float
+    percent_used: float
 
 
 def classify(
@@ -119,6 +124,8 @@ def first_state(problem: Class2dProblem, references: np.ndarray | None) -> Class
         shift_angstrom=np.zeros((n, 2)),
         probability=np.zeros(n),
         evidence=np.zeros(n),
+        sigma=np.ones(n),
+        scale=np.ones(n),
     )
 
 
@@ -143,10 +150,24 @@ def _with_particles(problem: Class2dProblem, state: ClassState, found: Expectati
         values = getattr(state, name).copy()
         values[found.rows] = getattr(found, name)
         changed[name] = values
+    changed |= _weights(problem, state, found)
     seen = changed["category"] >= 0
     spread = np.sqrt((changed["shift_angstrom"][seen] ** 2).sum(axis=1).mean() / 2)
     least = max(LEAST_SIGMA_ANGSTROM, problem.settings.shift_range * LEAST_SIGMA_SHARE)
     return replace(state, shift_sigma_angstrom=max(float(spread), least), **changed)
+
+
+def _weights(problem: Class2dProblem, state: ClassState, found: Expectation) -> dict[str, np.ndarray]:
+    """Each particle's own noise amplitude and scale, where they are wanted."""
+    sigma, scale, settings = state.sigma.copy(), state.scale.copy(), problem.settings
+    rows = found.rows
+    if settings.own_sigma:
+        sigma[rows] = new_sigma(
+            sigma[rows], found.energy, found.fit, found.points, problem.loader.mask_energy
+        )
+    if settings.own_scale:
+        scale[rows] = new_scale(scale[rows], found.fit, found.norm)
+    return {"sigma": sigma, "scale": scale}
 
 
 def _with_noise(
@@ -247,13 +268,14 @@ def _mark(
 
 def _sorted(problem: Class2dProblem, state: ClassState, start: np.ndarray) -> Class2dResult:
     """Classes by falling number of members, particles with them."""
+    settings = problem.settings
     rows = problem.rows[state.category[problem.rows] >= 0]
     members = np.bincount(state.category[rows], minlength=problem.classes)
     order = np.lexsort((-state.share, -members))
     rank = np.argsort(order)
     return Class2dResult(
         averages=state.averages[order],
-        start=start,
+        start=start[order],
         frc=state.frc[order],
         share=state.share[order],
         rows=rows,
@@ -262,6 +284,9 @@ def _sorted(problem: Class2dProblem, state: ClassState, start: np.ndarray) -> Cl
         shift_angstrom=state.shift_angstrom[rows],
         probability=state.probability[rows],
         evidence=state.evidence[rows],
+        sigma=state.sigma[rows],
+        scale=state.scale[rows],
         pixel_size_angstrom=problem.loader.pixel_size_angstrom,
         extent_angstrom=problem.extent,
+        percent_used=100 * plan(settings, settings.cycles - 1, len(problem.rows), problem.classes).share,
     )

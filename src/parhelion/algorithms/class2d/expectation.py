@@ -40,7 +40,8 @@ class Expectation:
     """``rows`` looked at with their new class, psi, shift, probability and evidence; and the sums.
 
     ``sums`` holds class c of half h as average h · classes + c, ``size`` ``(c,)`` sums posteriors,
-    ``residual`` ``(k,)`` is the mean of |X - C S P|²/σ² per image.
+    ``residual`` ``(k,)`` is the mean of |X - C S P|²/σ² per image. Per particle, means over its posterior:
+    ``fit`` and ``norm`` (``planar_soft.Assigned``), and ``energy`` Σ|X|²/σ² over the ``points`` in use.
     """
 
     rows: np.ndarray
@@ -49,6 +50,10 @@ class Expectation:
     shift_angstrom: np.ndarray
     probability: np.ndarray
     evidence: np.ndarray
+    fit: np.ndarray
+    norm: np.ndarray
+    energy: np.ndarray
+    points: int
     sums: PlanarSums
     size: np.ndarray
     residual: Tensor
@@ -62,6 +67,7 @@ class _Part:
     assigned: Assigned
     psi_deg: np.ndarray
     shift_angstrom: np.ndarray
+    energy: Tensor
 
 
 _Found = tuple[list[_Part], Tensor, Tensor]
@@ -97,7 +103,7 @@ class _Cycle:
         distance = (centres[:, None] + shifts).norm(dim=-1) * extent
         prior = -0.5 * (distance / self.state.shift_sigma_angstrom) ** 2
         beyond = (distance > settings.shift_range + 1e-6) & (shifts.norm(dim=-1) > 0)
-        return prior.masked_fill(beyond, -torch.inf).float()
+        return prior.float().masked_fill(beyond, planar_soft.IMPOSSIBLE)
 
 
 def expect(
@@ -130,6 +136,10 @@ def expect(
         shift_angstrom=np.concatenate([part.shift_angstrom for part in parts])[order],
         probability=assigned.probability.cpu().numpy()[order].astype(np.float64),
         evidence=assigned.evidence.cpu().numpy()[order].astype(np.float64),
+        fit=assigned.fit.cpu().numpy()[order].astype(np.float64),
+        norm=assigned.norm.cpu().numpy()[order].astype(np.float64),
+        energy=torch.cat([part.energy for part in parts]).cpu().numpy()[order].astype(np.float64),
+        points=int(torch.isfinite(cycle.noise[0]).sum()),
         sums=sums,
         size=size,
         residual=residual / len(rows),
@@ -199,7 +209,7 @@ def _soft(cycle: _Cycle, rows: np.ndarray, half: int, known: bool, sums: PlanarS
             cycle.log_prior(centres, shifts),
             problem.settings.smoothing,
         )
-        part = _placed(cycle, piece, assigned, centres + shifts[assigned.shift])
+        part = _placed(cycle, piece, assigned, centres + shifts[assigned.shift], images.energy)
         return part, images.power, found
 
     parts, powers, found = [], [], None
@@ -240,19 +250,26 @@ def _local_group(
     ramps = _ramps(problem.points, shifts, cycle.count)
     images, centres, hits = _searched(cycle, rows, known, shifts, ramps)
 
-    def scored(number: int) -> tuple[Tensor, Tensor]:
+    def scored(number: int) -> tuple[Tensor, Tensor, Tensor]:
         problem.cancel.check()
         slices = turned(cycle.transform[:, number : number + 1], cycle.fine_grid)[0]
         return planar_local.score_class(images, hits, number, slices, ramps, fine)
 
     n, m = hits.score.shape
     score = torch.full((n, m, fine.within, len(fine.shifts)), -torch.inf, device=centres.device)
-    for found, place in problem.executor.map(scored, range(problem.classes)):
+    norm = torch.zeros((n, m, fine.within), device=centres.device)
+    for found, norms, place in problem.executor.map(scored, range(problem.classes)):
         score[place[:, 0], place[:, 1]] = found
+        norm[place[:, 0], place[:, 1]] = norms
     absolute = shifts[hits.shift][:, :, None] + fine.shifts.double()  # (n, m, t, 2)
-    score += cycle.log_prior(centres, absolute.flatten(1, 2)).view(n, m, 1, -1)
     assigned, weight = planar_local.posterior(
-        score, hits, problem.settings.smoothing, 2 * len(cycle.coarse.angles_deg), fine
+        score,
+        norm,
+        cycle.log_prior(centres, absolute.flatten(1, 2)).view(n, m, -1),
+        hits,
+        problem.settings.smoothing,
+        2 * len(cycle.coarse.angles_deg),
+        fine,
     )
 
     def added(number: int) -> FoldedSums:
@@ -270,7 +287,7 @@ def _local_group(
     row = torch.arange(n, device=centres.device)
     hit, at = assigned.shift // len(fine.shifts), assigned.shift % len(fine.shifts)
     placed = centres + shifts[hits.shift[row, hit]] + fine.shifts.double()[at]
-    return _placed(cycle, rows, assigned, placed), residual, torch.cat(size)
+    return _placed(cycle, rows, assigned, placed, images.energy), residual, torch.cat(size)
 
 
 def _searched(
@@ -298,6 +315,7 @@ def _searched(
         moved=torch.cat([i.moved for i, _, _ in found]),
         ctf2=torch.cat([i.ctf2 for i, _, _ in found]),
         power=functools.reduce(torch.add, [i.power for i, _, _ in found]),
+        energy=torch.cat([i.energy for i, _, _ in found]),
     )
     names = planar_local.Hits.__dataclass_fields__
     hits = planar_local.Hits(**{name: torch.cat([getattr(h, name) for *_, h in found]) for name in names})
@@ -308,14 +326,14 @@ def _images(cycle: _Cycle, rows: np.ndarray, known: bool) -> tuple[PlanarImages,
     """Whitened images moved to their last centres (where ``known``), and these ``(n, 2)``."""
     problem = cycle.problem
     batch = problem.loader.batch(rows, cycle.count).whitened(cycle.noise)
-    data, ctf = batch.data[:, 0], batch.ctf[:, 0]
+    sigma = torch.from_numpy(cycle.state.sigma[rows]).float().to(batch.data.device)[:, None]
+    scale = torch.from_numpy(cycle.state.scale[rows]).float().to(batch.data.device)[:, None]
+    data, ctf = batch.data[:, 0] / sigma, batch.ctf[:, 0] * (scale / sigma)
     centres = torch.zeros((len(rows), 2), dtype=torch.float64, device=data.device)
     if known:
         centres = torch.from_numpy(cycle.state.shift_angstrom[rows] / problem.extent).to(data.device)
-    moved = data * ctf
-    if known:
-        moved = moved * _ramps(problem.points, centres, cycle.count).conj()
-    return PlanarImages(moved=moved, ctf2=ctf.square(), power=data.abs().square().double().sum(0)), centres
+    ramps = _ramps(problem.points, centres, cycle.count) if known else None
+    return PlanarImages.of(data, ctf, ramps), centres
 
 
 def _coarse_shifts(cycle: _Cycle, known: bool) -> Tensor:
@@ -325,7 +343,7 @@ def _coarse_shifts(cycle: _Cycle, known: bool) -> Tensor:
     return shift_grid(radius, cycle.shift_step)[:, :2].to(cycle.noise.device)
 
 
-def _placed(cycle: _Cycle, rows: np.ndarray, assigned: Assigned, shift: Tensor) -> _Part:
+def _placed(cycle: _Cycle, rows: np.ndarray, assigned: Assigned, shift: Tensor, energy: Tensor) -> _Part:
     """Angles in degrees and shifts in Å, ``shift`` ``(n, 2)`` being that of the best pose."""
     angles = cycle.fine_grid.angles_deg
     step = 180 / len(angles)
@@ -340,6 +358,7 @@ def _placed(cycle: _Cycle, rows: np.ndarray, assigned: Assigned, shift: Tensor) 
         assigned=replace(assigned, evidence=evidence),
         psi_deg=(psi % 360).cpu().numpy(),
         shift_angstrom=moved.cpu().numpy(),
+        energy=energy,
     )
 
 

@@ -60,7 +60,8 @@ class Class2dProblem:
 class ClassState:
     """After ``cycle`` cycles. Per class: ``averages`` ``(c, box, box)``, ``share`` of the particles ``(c,)``,
     correlation of half averages per shell ``frc`` ``(c, s)``. Per particle ``(n,)``: ``category`` (-1 before
-    it was first seen), ``psi_deg``, ``shift`` ``(n, 2)`` in Å, ``probability`` and ``evidence``.
+    it was first seen), ``psi_deg``, ``shift`` ``(n, 2)`` in Å, ``probability``, ``evidence``, and ``sigma``
+    and ``scale`` (``weights``).
     """
 
     averages: np.ndarray
@@ -73,6 +74,8 @@ class ClassState:
     shift_angstrom: np.ndarray
     probability: np.ndarray
     evidence: np.ndarray
+    sigma: np.ndarray
+    scale: np.ndarray
     cycle: int = 0
 
 

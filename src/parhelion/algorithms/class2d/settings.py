@@ -23,6 +23,9 @@ class Class2dSettings:
 
     ``percent`` of the particles in every cycle, None for the schedule of ``plan``. ``smoothing`` below 1
     makes the classes' likelihoods count less. ``start_average`` particles make a class of the start.
+    ``own_sigma`` and ``own_scale`` give each particle its own noise amplitude and scale (``weights``).
+    The schedule never takes less than ``least_percent``: what the classification used that the references
+    come from.
     """
 
     diameter_angstrom: float
@@ -40,6 +43,9 @@ class Class2dSettings:
     automatic_mask: bool = False
     centre: bool = True
     start_average: int = 20
+    own_sigma: bool = True
+    own_scale: bool = True
+    least_percent: float = 0.0
     seed: int = 0
 
     @property
@@ -103,7 +109,7 @@ def plan(settings: Class2dSettings, cycle: int, count: int, classes: int) -> Pla
         share = start
     else:
         share = max(LEAST_SHARE, start)
-    return Plan(limit_angstrom=limit, share=share)
+    return Plan(limit_angstrom=limit, share=min(max(share, settings.least_percent / 100), 1.0))
 
 
 def chosen_rows(rows: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
