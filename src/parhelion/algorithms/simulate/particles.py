@@ -35,9 +35,19 @@ class Microscope:
     ctf_bfactor_angstrom2: float = 0.0
     defocus_range_um: tuple[float, float] = (0.8, 2.5)
     astigmatism_angstrom: float = 300.0
+    beam_tilt_xy_mrad: tuple[float, float] = (0.0, 0.0)
+    trefoil_rad_angstrom3: tuple[float, float] = (0.0, 0.0)
+    magnification: tuple[float, float, float, float] = (1.0, 0.0, 0.0, 1.0)
+
+    @property
+    def odd_zernike(self) -> tuple[float, ...]:
+        """RELION's odd terms: trefoil ``a s³ cos 3θ + b s³ sin 3θ`` of ``trefoil_rad_angstrom3 (a, b)``."""
+        cosine, sine = self.trefoil_rad_angstrom3
+        return (0.0, 0.0, sine, 0.0, 0.0, cosine) if cosine or sine else ()
 
     def __post_init__(self) -> None:
         low, high = self.defocus_range_um
+        stretch = np.linalg.svd(np.reshape(self.magnification, (2, 2)), compute_uv=False)
         checks = (
             ("voltage_kv", self.voltage_kv, 60.0, 400.0),
             ("spherical_aberration_mm", self.spherical_aberration_mm, 0.0, 10.0),
@@ -45,6 +55,10 @@ class Microscope:
             ("defocus_range_um (low)", low, -1.0, high),
             ("defocus_range_um (high)", high, low, 10.0),
             ("astigmatism_angstrom", self.astigmatism_angstrom, 0.0, 20000.0),
+            *(("beam_tilt_xy_mrad", tilt, -50.0, 50.0) for tilt in self.beam_tilt_xy_mrad),
+            *(("trefoil_rad_angstrom3", term, -1e4, 1e4) for term in self.trefoil_rad_angstrom3),
+            ("magnification (least stretch)", float(stretch.min()), 0.8, 1.25),
+            ("magnification (largest stretch)", float(stretch.max()), 0.8, 1.25),
         )
         for name, value, least, most in checks:
             if not least <= value <= most:
@@ -201,6 +215,9 @@ def simulate_particles(
         spherical_aberration_mm=microscope.spherical_aberration_mm,
         amplitude_contrast=microscope.amplitude_contrast,
         box=volume.box,
+        beam_tilt_xy_mrad=microscope.beam_tilt_xy_mrad,
+        odd_zernike=microscope.odd_zernike,
+        magnification=microscope.magnification,
     )
     particles = ParticleSet(
         optics=(optics,),

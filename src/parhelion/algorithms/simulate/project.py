@@ -15,16 +15,20 @@ class Projector:
         self.sampler = FourierSampler(volume)
         self.box = self.sampler.box
 
-    def slices(self, rotation: np.ndarray, size: int) -> np.ndarray:
+    def slices(self, rotation: np.ndarray, size: int, magnification: np.ndarray | None = None) -> np.ndarray:
         """Transforms ``(n, size, size // 2 + 1)`` of the projections at ``rotation (n, 3, 3)``.
 
         The frequencies are those of an image of ``size`` pixels; beyond Nyquist (the corners) there is
-        nothing. ``x_image = A x_volume``, so that an image frequency lies at ``Aᵀ (kx, ky, 0)``.
+        nothing. ``x_image = A x_volume``, so that an image frequency lies at ``Aᵀ (kx, ky, 0)``, or at
+        ``Aᵀ (M k, 0)`` where the images have a ``magnification`` matrix ``M (2, 2)``.
         """
         fy, fx = (f.numpy() for f in rfft_frequencies((size, size), dtype=torch.float64))
         kx, ky = np.broadcast_arrays(fx, fy)
-        keep = np.hypot(kx, ky) <= 0.5
-        points = np.stack([kx[keep], ky[keep]], axis=1)
+        points = np.stack([kx, ky], axis=-1)
+        if magnification is not None:
+            points = points @ np.asarray(magnification, np.float64).T
+        keep = (np.hypot(kx, ky) <= 0.5) & (np.hypot(points[..., 0], points[..., 1]) <= 0.5)
+        points = points[keep]
         out = np.zeros((len(rotation), size, size // 2 + 1), np.complex64)
         for i, a in enumerate(np.asarray(rotation, dtype=np.float64)):
             out[i][keep] = self.sampler.at(points @ a[:2])

@@ -1,7 +1,8 @@
 """Simulate particle images from an atomic model or a map.
 
-Random orientations, shifts and defoci; CTF; noise by signal-to-noise ratio or by dose. The poses are kept in
-truth.star and left out of particles.star.
+Random orientations, shifts and defoci; CTF; noise by signal-to-noise ratio or by dose. truth.star has what is
+true of the images. particles.star has what a microscopist would start with: no poses, no beam tilt, trefoil
+or magnification, and the defocus that the images' own rings show.
 """
 
 import math
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from parhelion.algorithms.simulate.particles import SimulatedParticles
+    from parhelion.model.particles import ParticleSet
     from parhelion.model.volume import Volume
     from parhelion.run.context import Context
 
@@ -25,6 +27,10 @@ DEFAULT_SNR = 0.1
 SHOWN = 8
 BOX_PER_DIAMETER = 1.6
 Micrometres = Annotated[float, Field(ge=-1, le=10)]
+Tilt = Annotated[float, Field(ge=-50, le=50)]
+Trefoil = Annotated[float, Field(ge=-10000, le=10000)]
+Stretch = Annotated[float, Field(ge=-1.25, le=1.25)]
+UNDISTORTED = (1.0, 0.0, 0.0, 1.0)
 
 
 class Params(JobParams):
@@ -92,6 +98,21 @@ class Params(JobParams):
     phase_shift: float = option(
         0.0, help="phase shift of a phase plate", unit="degrees", ge=0, le=180, group=OPTICS
     )
+    beam_tilt: tuple[Tilt, Tilt] = option(
+        (0.0, 0.0), help="beam tilt along x and y (rlnBeamTiltX, rlnBeamTiltY)", unit="mrad", group=OPTICS
+    )
+    trefoil: tuple[Trefoil, Trefoil] = option(
+        (0.0, 0.0),
+        help="threefold phase a s³ cos 3θ + b s³ sin 3θ at the frequency s (in rlnOddZernike)",
+        unit="rad Å³",
+        group=OPTICS,
+    )
+    magnification: tuple[Stretch, Stretch, Stretch, Stretch] = option(
+        (1.0, 0.0, 0.0, 1.0),
+        help="images show at k what is at M k: the matrix row by row (rlnMagMat00, 01, 10, 11)",
+        unit="1",
+        group=OPTICS,
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "Params":
@@ -111,8 +132,8 @@ class Params(JobParams):
 
 OUTPUTS = (
     Output(name="images", file="particles.mrcs", help="the images, protein white"),
-    Output(name="particles", file="particles.star", help="CTF of each image, no poses"),
-    Output(name="truth", file="truth.star", help="the same with the true poses"),
+    Output(name="particles", file="particles.star", help="CTF of each image, no poses nor aberrations"),
+    Output(name="truth", file="truth.star", help="the same with the true poses and aberrations"),
     Output(name="reference", file="reference.mrc", help="the molecule's density on the images' grid"),
 )
 
@@ -145,6 +166,9 @@ def run(context: "Context", params: Params) -> Result:
             phase_shift_deg=params.phase_shift,
             defocus_range_um=params.defocus_range,
             astigmatism_angstrom=params.astigmatism,
+            beam_tilt_xy_mrad=params.beam_tilt,
+            trefoil_rad_angstrom3=params.trefoil,
+            magnification=params.magnification,
         ),
         shift_angstrom=params.shift,
         seed=context.seed,
@@ -216,7 +240,24 @@ def _write_tables(context: "Context", simulated: "SimulatedParticles") -> None:
     views = replace(simulated.particles.views, image_path=(context.path("images"),))
     truth = replace(simulated.particles, views=views)
     write_particles(context.path("truth"), truth)
-    write_particles(context.path("particles"), replace(truth, rotation=None, shift_xyz_angstrom=None))
+    blind = replace(_measured(truth), rotation=None, shift_xyz_angstrom=None)
+    write_particles(context.path("particles"), blind)
+
+
+def _measured(truth: "ParticleSet") -> "ParticleSet":
+    """The particles as they are known before any refinement: only what a fit to power spectra tells."""
+    from dataclasses import replace
+
+    from parhelion.optics.astigmatism import defoci, quadratic_form, seen_through
+
+    (group,) = truth.optics
+    plain = replace(group, beam_tilt_xy_mrad=(0.0, 0.0), odd_zernike=(), magnification=UNDISTORTED)
+    views = truth.views
+    if group.magnification != UNDISTORTED:
+        form = quadratic_form(views.defocus_u_angstrom, views.defocus_v_angstrom, views.defocus_angle_deg)
+        u, v, angle = defoci(seen_through(form, group.magnification))
+        views = replace(views, defocus_u_angstrom=u, defocus_v_angstrom=v, defocus_angle_deg=angle)
+    return replace(truth, optics=(plain,), views=views)
 
 
 JOB = declare(__name__, __doc__, params=Params, run=run, estimate=estimate, outputs=OUTPUTS)

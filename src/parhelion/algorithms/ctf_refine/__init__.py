@@ -1,0 +1,1 @@
+"""CTF, aberrations and magnification of particles with known poses, refined against a reference."""

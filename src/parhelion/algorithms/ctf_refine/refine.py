@@ -1,0 +1,312 @@
+"""Defocus, aberrations and magnification of particles with poses, by Gauss–Newton against a reference."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from scipy.stats import chi2 as chi2_distribution
+
+from parhelion.algorithms.ctf_refine.passes import (
+    Agreement,
+    Work,
+    log_likelihood,
+    measure,
+    normal_equations,
+)
+from parhelion.algorithms.ctf_refine.picture import PhasePicture, phase_pictures
+from parhelion.algorithms.ctf_refine.prepare import check_particles, number_micrographs, undistorted_loader
+from parhelion.algorithms.ctf_refine.reference import References, prepare_references
+from parhelion.algorithms.ctf_refine.search import search_defocus
+from parhelion.algorithms.ctf_refine.settings import (
+    LEAST_OF_GROUP,
+    NUISANCE,
+    CtfRefineSettings,
+    layout_of,
+)
+from parhelion.algorithms.ctf_refine.solve import Solution, solve
+from parhelion.algorithms.ctf_refine.state import Changes, Start
+from parhelion.algorithms.preparation import name_images, with_noise_groups
+from parhelion.contracts import Cancel, Executor, Observer, ParticleSource
+from parhelion.engine.noise import background_noise, on_points
+from parhelion.model.particles import ParticleSet
+from parhelion.model.volume import Volume
+
+NOISE_SAMPLE = 1000
+STAGES = ((0.5, 2), (0.71, 3), (1.0, 10))
+"""Shares of the resolution limit, and the most steps at each: phases of several radians are found in turn."""
+CONVERGED = 0.05
+"""Standard errors below which a step changes nothing."""
+SIGNIFICANCE = 0.01
+"""A block of parameters is changed where chance would do as much in fewer than one of a hundred runs."""
+JACOBIAN_BYTES = 48_000_000
+LARGEST_CHUNK = 32
+AMPLITUDES = (-0.95, 3.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockResult:
+    """One block of parameters of one optics group: total change, standard errors, and whether it was kept."""
+
+    group: int
+    block: str
+    change: np.ndarray
+    error: np.ndarray
+    p_value: float
+    kept: bool
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CtfRefineResult:
+    """What was found.
+
+    ``changes`` and ``errors`` hold every level in physical units, in the order of ``start.layout``;
+    ``gain (n,)`` is by how much the log-likelihood of each particle grew; ``used (n,)`` says which particles
+    had usable images. ``before`` and ``after`` compare data and reference shell by shell.
+    """
+
+    particles: ParticleSet
+    start: Start
+    settings: CtfRefineSettings
+    changes: Changes
+    errors: Changes
+    blocks: tuple[BlockResult, ...]
+    references: References
+    used: np.ndarray
+    gain: np.ndarray
+    before: Agreement
+    after: Agreement
+    resolution_used_angstrom: float
+    pictures: tuple[PhasePicture, ...]
+
+    def level(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Changes and errors ``(n,)`` or ``(micrographs,)`` of the column ``name`` that is no group's."""
+        layout = self.start.layout
+        for columns, values, errors in (
+            (layout.particle, self.changes.particle, self.errors.particle),
+            (layout.micrograph, self.changes.micrograph, self.errors.micrograph),
+        ):
+            for at, column in enumerate(columns):
+                if column.name == name:
+                    return values[:, at], errors[:, at]
+        raise KeyError(name)
+
+
+def refine_ctf(
+    particles: ParticleSet,
+    source: ParticleSource,
+    maps: tuple[Volume, ...],
+    settings: CtfRefineSettings,
+    *,
+    executor: Executor,
+    observer: Observer,
+    cancel: Cancel,
+    mask: Volume | None = None,
+    device: str = "cpu",
+    cache_bytes: int = 2**31,
+) -> CtfRefineResult:
+    """Refine what ``settings`` ask for against one map or two half maps.
+
+    Defocus is searched before every stage of rising resolution; then Gauss–Newton steps move all parameters
+    together. Every parameter has a Gaussian prior of the width that its ``Column`` states. Blocks of an
+    optics group whose change is not significant are put back and told. Raises MetadataError for particles
+    without poses, half sets or micrograph names where they are needed.
+    """
+    check_particles(particles)
+    micrograph = number_micrographs(particles, settings)
+    particles = with_noise_groups(particles)
+    loader = undistorted_loader(particles, source, settings, cache_bytes, torch.device(device))
+    references = prepare_references(
+        maps, mask, particles, source.box, settings.resolution_limit_angstrom, observer, loader.device
+    )
+    start = Start(
+        particles=particles,
+        layout=layout_of(settings),
+        micrograph=micrograph,
+        frequency=references.highest_shell / loader.extent_angstrom,
+    )
+    noise = background_noise(loader, NOISE_SAMPLE, np.random.default_rng((settings.seed, 0)))
+    whitening = on_points(noise, loader.points).rsqrt()
+    whitening[:, torch.from_numpy(loader.points.radius < references.lowest_shell)] = 0.0
+    work = Work(
+        start=start,
+        loader=loader,
+        references=references.volumes,
+        reference=references.of_particle,
+        whitening=whitening.to(loader.device),
+        used=np.ones(len(particles), bool),
+        chunk=chunk_size(len(start.layout.columns), loader.points.count(references.highest_shell)),
+        executor=executor,
+        cancel=cancel,
+    )
+    return _Refinement(work=work, settings=settings, references=references, observer=observer).run()
+
+
+def chunk_size(columns: int, points: int) -> int:
+    """How many particles are worked on at a time: their Jacobians fit into 48 MB."""
+    return int(np.clip(JACOBIAN_BYTES // max(8 * columns * points, 1), 1, LARGEST_CHUNK))
+
+
+@dataclass(kw_only=True)
+class _Refinement:
+    work: Work
+    settings: CtfRefineSettings
+    references: References
+    observer: Observer
+    steps: int = 0
+
+    def run(self) -> CtfRefineResult:
+        start, limit = self.work.start, self.references.highest_shell
+        unchanged = start.unchanged()
+        before = measure(self.work, unchanged, limit)
+        self._leave_out_unusable()
+        frozen, reasons = self._frozen()
+        (first, most), *later = STAGES
+        changes, solution = self._stage(unchanged, max(first * limit, 8.0), most, frozen)
+        for share, most in later:
+            changes, solution = self._stage(changes, max(share * limit, 8.0), most, frozen)
+        blocks = self._blocks(changes, solution, frozen, reasons)
+        dropped = frozen | self._not_kept(blocks)
+        if (dropped != frozen).any():
+            changes = self._put_back(changes, dropped)
+            changes, solution = self._stage(changes, limit, STAGES[-1][1], dropped)
+        after = measure(self.work, changes, limit)
+        weights = after.weights(limit)
+        gain = log_likelihood(self.work, changes, weights) - log_likelihood(self.work, unchanged, weights)
+        used_shell = int(np.flatnonzero(weights).max(initial=0))
+        return CtfRefineResult(
+            particles=start.result(changes),
+            start=start,
+            settings=self.settings,
+            changes=changes,
+            errors=solution.errors,
+            blocks=blocks,
+            references=self.references,
+            used=self.work.used,
+            gain=gain,
+            before=before,
+            after=after,
+            resolution_used_angstrom=self.work.loader.extent_angstrom / max(used_shell, 1),
+            pictures=phase_pictures(self.work, changes, weights, limit),
+        )
+
+    def _leave_out_unusable(self) -> None:
+        bad = self.work.loader.bad_views
+        if not bad:
+            return
+        rows = np.unique(self.work.start.particles.views.particle[sorted(bad)])
+        self.work.used[rows] = False
+        self.observer.notice(
+            f"{len(rows)} particles have images that are not finite or constant; their parameters stay as "
+            f"they are: {name_images(self.work.start.particles, rows)}"
+        )
+
+    def _frozen(self) -> tuple[np.ndarray, dict[int, str]]:
+        """Columns ``(groups, columns)`` that cannot be found, and why a whole group is left alone."""
+        start = self.work.start
+        groups, columns = start.particles.optics, start.layout.columns
+        frozen = np.zeros((len(groups), len(columns)), bool)
+        first = len(columns) - len(start.layout.group)
+        reasons = {}
+        for number, group in enumerate(groups):
+            count = int((self.work.used & (start.group == number)).sum())
+            if count < LEAST_OF_GROUP and start.layout.group:
+                frozen[number, first:] = True
+                reasons[number] = f"{count} particles are too few"
+                self.observer.notice(
+                    f"optics group {group.name} has {count} usable particles, at least {LEAST_OF_GROUP} are "
+                    "needed: its aberrations and magnification stay as they are"
+                )
+            if (start.unit[number] == 0).any() and number not in reasons:
+                self.observer.notice(
+                    f"optics group {group.name} has no spherical aberration: a beam tilt has no effect and "
+                    "stays as it is"
+                )
+        return frozen | (start.unit == 0), reasons
+
+    def _stage(
+        self, changes: Changes, limit: float, most: int, frozen: np.ndarray
+    ) -> tuple[Changes, Solution]:
+        """Search and Gauss–Newton steps up to ``limit`` shells."""
+        work, whole = self.work, int(limit)
+        weights = measure(work, changes, limit).weights(whole)
+        if self.settings.defocus != "no":
+            changes = search_defocus(work, changes, self.settings, limit, weights)
+        for _ in range(most):
+            weights = measure(work, changes, limit).weights(whole)
+            solution = solve(work.start, changes, normal_equations(work, changes, limit, weights), frozen)
+            changes = self._within_limits(solution.changes)
+            self.steps += 1
+            self.observer.record(
+                "steps",
+                step=self.steps,
+                resolution_angstrom=work.loader.extent_angstrom / limit,
+                largest_step_in_standard_errors=solution.step,
+                median_step_of_particles_in_standard_errors=solution.particle_step,
+            )
+            self.observer.progress("refine", self.steps, sum(number for _, number in STAGES))
+            if max(solution.step, solution.particle_step) < CONVERGED:
+                break
+        return changes, solution
+
+    def _within_limits(self, changes: Changes) -> Changes:
+        """Amplitudes stay positive, defoci of particles within the range that was searched."""
+        particle = changes.particle.copy()
+        particle[:, 0] = np.clip(particle[:, 0], *AMPLITUDES)
+        reach = self.settings.defocus_range_angstrom
+        particle[:, 1:] = np.clip(particle[:, 1:], -reach, reach)
+        return replace(changes, particle=particle)
+
+    def _blocks(
+        self, changes: Changes, solution: Solution, frozen: np.ndarray, reasons: dict[int, str]
+    ) -> tuple[BlockResult, ...]:
+        """Every block of every optics group, tested by Wald's χ²."""
+        start = self.work.start
+        first = len(start.layout.columns) - len(start.layout.group)
+        out = []
+        for number, group in enumerate(start.particles.optics):
+            for block in start.layout.blocks:
+                if block in NUISANCE:
+                    continue
+                at = [i for i, column in enumerate(start.layout.group) if column.block == block]
+                change = changes.group[number, at]
+                if frozen[number, first + at[0]]:
+                    p, why = 1.0, reasons.get(number, "it has no effect")
+                else:
+                    inverse = np.linalg.inv(solution.covariance[number][np.ix_(at, at)])
+                    p = float(chi2_distribution.sf(change @ inverse @ change, len(at)))
+                    why = "" if p < SIGNIFICANCE else "not significant"
+                    if why:
+                        self.observer.notice(
+                            f"{block.replace('_', ' ')} of optics group {group.name}: the change is not "
+                            f"significant (p = {p:.2g}), the value stays as it was"
+                        )
+                out.append(
+                    BlockResult(
+                        group=number,
+                        block=block,
+                        change=change,
+                        error=solution.errors.group[number, at],
+                        p_value=p,
+                        kept=not why,
+                        why=why,
+                    )
+                )
+        return tuple(out)
+
+    def _not_kept(self, blocks: tuple[BlockResult, ...]) -> np.ndarray:
+        """Columns ``(groups, columns)`` of blocks that go back, and of nuisances that nobody needs."""
+        start = self.work.start
+        layout = start.layout
+        first = len(layout.columns) - len(layout.group)
+        dropped = np.zeros((len(start.particles.optics), len(layout.columns)), bool)
+        for number in range(len(start.particles.optics)):
+            kept = {found.block for found in blocks if found.group == number and found.kept}
+            for at, column in enumerate(layout.group):
+                needed = NUISANCE.get(column.block, (column.block,))
+                dropped[number, first + at] = not kept.intersection(needed)
+        return dropped
+
+    def _put_back(self, changes: Changes, dropped: np.ndarray) -> Changes:
+        first = dropped.shape[1] - changes.group.shape[1]
+        return replace(changes, group=np.where(dropped[:, first:], 0.0, changes.group))
