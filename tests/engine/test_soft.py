@@ -39,7 +39,7 @@ def case():
     bank = slice_bank(volume, torch.from_numpy(rotations), batch.tilts, POINTS, k, torch.float32)
     shifts = shift_grid(0.1, 0.1)
     log_prior = torch.linspace(0, -0.4, len(shifts))
-    return volume, rotations, batch, bank, shifts, log_prior
+    return volume, rotations, batch, (bank,), shifts, log_prior
 
 
 def plain(case, temperature):
@@ -66,8 +66,8 @@ def plain(case, temperature):
 
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
 def test_sums_agree_with_a_plain_evaluation(case, temperature):
-    _, _, batch, bank, shifts, log_prior = case
-    found = soft_step(batch, bank, shifts, log_prior, temperature, POINTS)
+    _, _, batch, (bank,), shifts, log_prior = case
+    found = soft_step(batch, (bank,), shifts, log_prior, temperature, POINTS)
     numerator, denominator, evidence, information = plain(case, temperature)
     np.testing.assert_allclose(found.numerator[:, 0].numpy(), numerator, atol=2e-4)
     np.testing.assert_allclose(found.denominator[:, 0].numpy(), denominator, atol=2e-4)
@@ -77,10 +77,10 @@ def test_sums_agree_with_a_plain_evaluation(case, temperature):
 
 
 def test_sums_add_over_chunks(case):
-    _, _, batch, bank, shifts, log_prior = case
-    whole = soft_step(batch, bank, shifts, log_prior, 1.0, POINTS)
+    _, _, batch, (bank,), shifts, log_prior = case
+    whole = soft_step(batch, (bank,), shifts, log_prior, 1.0, POINTS)
     parts = merged(
-        soft_step(batch.rows(part), bank, shifts, log_prior, 1.0, POINTS)
+        soft_step(batch.rows(part), (bank,), shifts, log_prior, 1.0, POINTS)
         for part in (slice(0, 2), slice(2, 5))
     )
     np.testing.assert_allclose(parts.numerator.numpy(), whole.numerator.numpy(), atol=1e-5)
@@ -89,7 +89,7 @@ def test_sums_add_over_chunks(case):
 
 
 def test_judging_gives_the_same_evidence_without_sums(case):
-    _, _, batch, bank, shifts, log_prior = case
-    judged = soft_step(batch, bank, shifts, log_prior, 1.0, POINTS, maximise=False)
+    _, _, batch, (bank,), shifts, log_prior = case
+    judged = soft_step(batch, (bank,), shifts, log_prior, 1.0, POINTS, maximise=False)
     assert judged.log_evidence == pytest.approx(plain(case, 1.0)[2], abs=1e-3)
     assert not judged.numerator.any()

@@ -1,4 +1,7 @@
-"""One round of ab-initio expectation-maximisation, and how a map is judged."""
+"""One round of ab-initio expectation-maximisation, and how maps are judged.
+
+Maps of ``c`` classes are one tensor ``(c, box, box, box)`` throughout.
+"""
 
 from dataclasses import dataclass
 
@@ -7,6 +10,8 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from parhelion.algorithms.ab_initio_plan import CHUNK
+from parhelion.algorithms.ab_initio_schedule import RoundPlan
 from parhelion.contracts import Cancel, Executor, Observer
 from parhelion.engine.loader import ParticleLoader
 from parhelion.engine.predict import fourier_volume
@@ -19,15 +24,10 @@ from parhelion.geometry.rotations import random_rotations
 from parhelion.geometry.so3 import so3_grid
 from parhelion.geometry.symmetry import SymmetryGroup, symmetry_group
 
-GRID_ORDER = 2
-CHUNK = 64
-# Particles of the first round, growing to the batch size.
-FIRST_BATCH = 300
 # Share of the old map that is kept: rounds on different particles average.
 KEPT = 0.4
 # The prior per shell is 1 / (FUDGE · power of the map), relative to the data between these bounds.
 FUDGE, LEAST_PRIOR, MOST_PRIOR = 4.0, 0.02, 0.5
-FIRST_PRIOR = 0.3
 # What is left of negative density, which is mostly noise and CTF fringes.
 NEGATIVE = 0.2
 RECENTRED, MASKED = 0.7, 0.3
@@ -51,7 +51,6 @@ class AbInitioProblem:
     first_shell: float
     last_shell: float
     shift_angstrom: float
-    batch: int
     solvent: Solvent
     executor: Executor
     observer: Observer
@@ -62,96 +61,102 @@ class AbInitioProblem:
         """Of the maps."""
         return self.extent_angstrom / self.box
 
-    def limit(self, progress: float) -> float:
-        """Resolution limit in shells when ``progress`` goes from 0 to 1."""
-        return self.first_shell + (self.last_shell - self.first_shell) * progress
-
 
 @dataclass(frozen=True, kw_only=True)
 class RoundOutcome:
-    """Means per particle of what a round's posteriors told."""
+    """Means per particle of what a round's posteriors told.
+
+    ``sigma`` is what is left of the images, in units of the noise; ``shares`` are those of the classes.
+    """
 
     limit_angstrom: float
+    particles: int
     information: float
     evidence: float
+    sigma: float
     top: float
-
-
-def random_map(problem: AbInitioProblem, rng: np.random.Generator) -> Tensor:
-    """A map from random poses: about spherical, with noise that breaks the symmetry."""
-    loader, points = problem.loader, problem.loader.points
-    rows = np.sort(rng.permutation(problem.rows)[:FIRST_BATCH])
-    count = points.count(problem.first_shell)
-    batch = loader.batch(rows, count).whitened(problem.noise.to(loader.device))
-    turns = torch.from_numpy(random_rotations(len(rows), rng)).to(loader.device)
-    rotations = torch.einsum("vij,njk->vnik", torch.from_numpy(loader.tilts).to(loader.device), turns)
-    sums = MapSums.zeros(problem.box, points.max_shell, loader.device)
-    for view in range(len(rotations)):
-        values = (batch.data[:, view] * batch.ctf[:, view]).contiguous()
-        sums.add([(rotations[view].contiguous(), values, batch.ctf[:, view].square().contiguous())], points)
-    prior = torch.full((points.max_shell + 1,), FIRST_PRIOR, dtype=torch.float64)
-    return solve(complete_mates(sums), prior, problem.first_shell).cpu() * torch.from_numpy(
-        problem.solvent.sphere
-    )
+    shares: tuple[float, ...]
 
 
 def soft_round(
     problem: AbInitioProblem,
-    volume: Tensor,
-    progress: float,
-    temperature: float,
+    volumes: Tensor,
+    plan: RoundPlan,
     rng: np.random.Generator,
     symmetry: SymmetryGroup | None = None,
 ) -> tuple[Tensor, RoundOutcome]:
-    """The map after one round on a random batch of particles, and what the posteriors told."""
+    """The maps after one round on a random batch of particles, and what the posteriors told."""
+    rows = np.sort(rng.permutation(problem.rows)[: plan.looked_at])
+    banks = _banks(problem, volumes, plan.limit, plan.step_deg, rng, symmetry)
+    if plan.particles < len(rows):
+        judged = _posterior(problem, banks, rows, plan.limit, 1.0, maximise=False).evidence
+        rows = rows[np.sort(torch.argsort(judged, descending=True, stable=True)[: plan.particles].numpy())]
+    total = _posterior(problem, banks, rows, plan.limit, plan.temperature)
+    kept = []
+    for number, (bank, old) in enumerate(zip(banks, volumes)):
+        first = number * len(bank.rotations)
+        mine = slice(first, first + len(bank.rotations))
+        sums = _inserted(problem, bank, total.numerator[mine], total.denominator[mine])
+        if symmetry is not None:
+            sums = symmetrise(sums, symmetry.operators, problem.executor)
+        prior = _prior(sums, old.to(problem.loader.device), problem.loader.points.max_shell)
+        new = solve(sums, prior, plan.limit).cpu() * torch.from_numpy(problem.solvent.sphere)
+        kept.append(_tidied(problem, KEPT * old + (1 - KEPT) * new, plan.progress, symmetry))
+    return torch.stack(kept), _outcome(problem, total, plan.limit)
+
+
+def _inserted(problem: AbInitioProblem, bank: SliceBank, numerator: Tensor, denominator: Tensor) -> MapSums:
+    """Sums over the orientations of one class, whose slices are there once."""
     loader, points = problem.loader, problem.loader.points
-    size = int(FIRST_BATCH + max(problem.batch - FIRST_BATCH, 0) * progress)
-    rows = np.sort(rng.permutation(problem.rows)[:size])
-    limit = problem.limit(progress)
-    bank = _bank(problem, volume, limit, rng, symmetry)
-    total = _posterior(problem, bank, rows, limit, temperature)
     sums = MapSums.zeros(problem.box, points.max_shell, loader.device)
     tilts = torch.from_numpy(loader.tilts).to(loader.device)
     for view in range(len(tilts)):
         poses = (tilts[view] @ bank.rotations).contiguous()
-        sums.add(
-            [(poses, total.numerator[:, view].contiguous(), total.denominator[:, view].contiguous())],
-            points,
-            problem.executor,
-        )
-    sums = complete_mates(sums)
-    if symmetry is not None:
-        sums = symmetrise(sums, symmetry.operators, problem.executor)
-    prior = _prior(sums, volume.to(loader.device), points.max_shell)
-    new = solve(sums, prior, limit).cpu() * torch.from_numpy(problem.solvent.sphere)
-    volume = _tidied(problem, KEPT * volume + (1 - KEPT) * new, progress, symmetry)
-    return volume, RoundOutcome(
+        slices = (poses, numerator[:, view].contiguous(), denominator[:, view].contiguous())
+        sums.add([slices], points, problem.executor)
+    return complete_mates(sums)
+
+
+def _outcome(problem: AbInitioProblem, total: SoftSums, limit: float) -> RoundOutcome:
+    views = len(problem.loader.tilts)
+    values = total.count * views * problem.loader.points.count(limit)
+    return RoundOutcome(
         limit_angstrom=problem.extent_angstrom / limit,
+        particles=total.count,
         information=total.information / total.count,
         evidence=total.log_evidence / total.count,
+        sigma=float(np.sqrt(max(total.residual, 0.0) / values)),
         top=total.top / total.count,
+        shares=tuple((total.share / total.share.sum()).tolist()),
     )
 
 
-def evidence_of(problem: AbInitioProblem, volume: Tensor) -> float:
+def evidence_of(problem: AbInitioProblem, volumes: Tensor, step_deg: float) -> float:
     """Mean log-likelihood ratio (nats) of the held-out particles, all poses summed, at the last limit."""
     rng = np.random.default_rng(0)
     judges = problem.judges if len(problem.judges) else problem.rows
-    bank = _bank(problem, volume, problem.last_shell, rng, None)
-    total = _posterior(problem, bank, judges, problem.last_shell, 1.0, maximise=False)
+    banks = _banks(problem, volumes, problem.last_shell, step_deg, rng, None)
+    total = _posterior(problem, banks, judges, problem.last_shell, 1.0, maximise=False)
     return total.log_evidence / total.count
 
 
-def _bank(
+def _banks(
     problem: AbInitioProblem,
-    volume: Tensor,
+    volumes: Tensor,
     limit: float,
+    step_deg: float,
     rng: np.random.Generator,
     symmetry: SymmetryGroup | None,
-) -> SliceBank:
-    """Slices on a 15° grid, turned at random, within the asymmetric unit."""
+) -> list[SliceBank]:
+    """Slices of every map on a grid turned at random, within the asymmetric unit."""
+    turn = random_rotations(1, rng)[0]
+    grid = so3_grid(step_deg=step_deg, symmetry=symmetry or symmetry_group("C1"), turn=turn)
+    return [bank_of(problem, volume, grid, limit) for volume in volumes]
+
+
+def bank_of(problem: AbInitioProblem, volume: Tensor, grid: np.ndarray, limit: float) -> SliceBank:
+    """Slices of one map at the rotations ``grid`` ``(o, 3, 3)``."""
     loader = problem.loader
-    grid = so3_grid(GRID_ORDER, symmetry=symmetry or symmetry_group("C1"), turn=random_rotations(1, rng)[0])
     return slice_bank(
         fourier_volume(volume.to(loader.device), loader.points.max_shell),
         torch.from_numpy(grid).to(loader.device),
@@ -162,25 +167,31 @@ def _bank(
     )
 
 
+def shifts_of(problem: AbInitioProblem, limit: float) -> Tensor:
+    """Shifts ``(t, 3)`` that are looked at, in units of the extent."""
+    radius = problem.shift_angstrom / problem.extent_angstrom
+    return shift_grid(radius, SHIFT_STEP / limit).to(problem.loader.device)
+
+
 def _posterior(
     problem: AbInitioProblem,
-    bank: SliceBank,
+    banks: list[SliceBank],
     rows: np.ndarray,
     limit: float,
     temperature: float,
     maximise: bool = True,
 ) -> SoftSums:
-    loader, extent = problem.loader, problem.extent_angstrom
-    radius = problem.shift_angstrom / extent
-    shifts = shift_grid(radius, SHIFT_STEP / limit).to(loader.device)
-    log_prior = -(shifts.square().sum(1) / radius**2).float()
+    loader = problem.loader
+    shifts = shifts_of(problem, limit)
+    spread = problem.shift_angstrom / problem.extent_angstrom
+    log_prior = -(shifts.square().sum(1) / spread**2).float()
     noise = problem.noise.to(loader.device)
     count = loader.points.count(limit)
 
     def step(piece: Tensor) -> SoftSums:
         problem.cancel.check()
         batch = loader.batch(piece.numpy(), count).whitened(noise)
-        return soft_step(batch, bank, shifts, log_prior, temperature, loader.points, maximise)
+        return soft_step(batch, banks, shifts, log_prior, temperature, loader.points, maximise)
 
     return merged(problem.executor.map(step, chunks(torch.from_numpy(rows), CHUNK)))
 
