@@ -1,4 +1,4 @@
-"""What each particle's image would be without noise: the projection of its class's map at its pose, with CTF."""
+"""What each image would be without noise: its class's map projected at its pose, with CTF."""
 
 from collections.abc import Callable
 
@@ -12,8 +12,8 @@ from parhelion.engine.points import FourierPoints
 from parhelion.engine.predict import fourier_volume
 from parhelion.engine.score import chunks
 
-Projections = Callable[[int, np.ndarray], None]
-"""Takes the number of the first image and images ``(m, box, box)``, protein white."""
+Projections = Callable[[int, np.ndarray, int], None]
+"""Takes the number of the first image, images ``(m, box, box)``, protein white, and how many come in all."""
 
 
 def matching_projections(problem: ManualProblem, state: ManualState, write: Projections) -> None:
@@ -39,7 +39,7 @@ def matching_projections(problem: ManualProblem, state: ManualState, write: Proj
             mine = np.flatnonzero(best[part] == number)
             poses = state.candidates(number, part).moved_to(loader.device).take(torch.from_numpy(mine))
             images[mine] = to_images(predicted(batch, volume, poses, points), points).cpu().numpy()[:, 0]
-        write(done, images)
+        write(done, images, len(rows))
         done += len(part)
         problem.observer.progress("matching projections", float(done), float(len(rows)))
 

@@ -35,12 +35,15 @@ CHANGE_COLUMN = "parhelionDefocusChangeAngstrom"
 @dataclass(frozen=True, kw_only=True)
 class ManualClass:
     """One class: the Wiener-filtered map of its particles (not masked), half maps, mask, curves, mean
-    occupancy from 0 to 1, and the particles with this class's poses and scores."""
+    occupancy from 0 to 1, and the particles with this class's poses and scores.
+
+    ``curves_like`` has the box that the curves were taken in, which is smaller where images were cropped."""
 
     map: Volume
     half_maps: tuple[Volume, Volume]
     mask: Volume
     curves: GoldStandard
+    curves_like: Volume
     resolution_angstrom: float
     share: float
     particles: ParticleSet
@@ -87,7 +90,8 @@ def refine_manual(
     ``references`` has one map per class, or none: then maps are made from poses and occupancies first.
     ``class_poses`` are the particles with each class's own poses. ``mask`` (0 to 1) replaces the automatic
     one. ``source`` may have cropped images: ``box`` is then the edge that maps are padded to. ``projections``
-    takes the images that the particles were found to be, in order (``projections.py``). Raises InputError, MetadataError or ParameterError where it cannot be done, and Cancelled between chunks.
+    takes the images that the particles were found to be, in order (``projections.py``). Raises InputError,
+    MetadataError or ParameterError where it cannot be done, and Cancelled between chunks.
     """
     prepare.check_count(particles)
     if references and len(references) != settings.classes:
@@ -219,6 +223,7 @@ def _class(
         half_maps=(padded(halves[0], whole), padded(halves[1], whole)),
         mask=padded(mask, whole),
         curves=curves,
+        curves_like=mask,
         resolution_angstrom=curves.resolution_angstrom,
         share=float(state.occupancy[rows, number].mean() / 100),
         particles=table,
