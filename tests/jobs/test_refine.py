@@ -33,7 +33,8 @@ def broken(simulated, tmp_path):
 
 def test_everything_is_written(run, simulated) -> None:
     found = run("refine", input=simulated["particles"], reference=simulated["reference"], **QUICK)
-    assert set(found.outputs) == {"map", "half1", "half2", "mask", "fsc", "particles"}
+    files = {"map", "half1", "half2", "mask", "fsc", "statistics", "orientations", "particles"}
+    assert set(found.outputs) == files
     truth = read_particles(simulated["truth"])
     table = read_particles(found.outputs["particles"])
     assert np.median(align_poses(table.rotation, truth.rotation).error_deg) < 5

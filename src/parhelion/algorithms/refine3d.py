@@ -44,7 +44,7 @@ class RefineResult:
     at 0.143. ``particles`` are those with usable images, with poses, half sets and scores; ``unusable`` are
     rows of the input. ``uncertainty_deg`` is the root mean square angle of each pose's posterior, ``noise``
     ``(groups, shells)`` the noise power of the normalised images. ``curves_of_rounds`` ``(rounds, shells)``
-    is the FSC inside the mask after every round.
+    is the FSC inside the mask after every round. ``scheme`` and ``symmetry`` are those of the settings.
     """
 
     half_maps: tuple[Volume, Volume]
@@ -62,6 +62,8 @@ class RefineResult:
     diameter_angstrom: float
     initial_resolution_angstrom: float
     curves_of_rounds: np.ndarray
+    scheme: str
+    symmetry: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,6 +184,8 @@ def _result(problem: Problem, settings: RefineSettings, state: RefineState) -> R
         diameter_angstrom=problem.schedule.diameter_angstrom,
         initial_resolution_angstrom=problem.schedule.initial_resolution_angstrom,
         curves_of_rounds=state.curves,
+        scheme=settings.scheme,
+        symmetry=settings.symmetry,
     )
 
 

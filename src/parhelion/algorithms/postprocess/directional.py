@@ -20,7 +20,7 @@ DIRECTION_ORDER = 2
 LEAST_SHELL = 3
 LEAST_COEFFICIENTS = 8.0
 """A shell with fewer independent ones in a cone takes the correlation of the whole shell."""
-ROWS_AT_ONCE = 1 << 18
+ROWS_AT_ONCE = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,235 @@
+"""Several structures refined from one set of particles and one starting map.
+
+All particles are refined together first, as if they were alike: poses are what classes can be told apart by.
+Then classes start from random parts of the particles and come apart while their poses are refined in each
+(``classify3d``), softly at first, so that coarse differences decide before fine ones. At last every class is
+refined by itself on its own particles, in the half sets of the beginning, and has a resolution of its own.
+The maps that classes start from come from the particles alone: the reference has no say in what differs.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from parhelion.algorithms.classify3d import Classification, ClassifySettings, ClassResult, classify3d
+from parhelion.algorithms.refine3d import (
+    UNCERTAINTY_COLUMN,
+    RefineResult,
+    RefineSettings,
+    RoundMaps,
+    refine3d,
+)
+from parhelion.contracts import Cancel, Executor, Observer, ParticleSource
+from parhelion.errors import ParameterError
+from parhelion.model.occupancy import occupancies, with_occupancies
+from parhelion.model.particles import ParticleSet
+from parhelion.model.volume import Volume
+
+FEWEST = 40
+"""A class of fewer particles keeps the map of the classification and is not refined."""
+FEWEST_OF_HALF = 10
+FITS = ("rlnLogLikeliContribution", UNCERTAINTY_COLUMN)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassesSettings:
+    """``refine`` is how all particles, and each class, are refined; ``symmetry`` is that of every class, or
+    one for each. ``align``, ``resolution_limit_angstrom`` and ``rounds`` are those of ClassifySettings."""
+
+    refine: RefineSettings
+    classes: int
+    symmetry: tuple[str, ...] = ("C1",)
+    align: str = "local"
+    resolution_limit_angstrom: float | None = None
+    rounds: int = 30
+
+    def __post_init__(self) -> None:
+        if len(self.symmetry) not in (1, self.classes):
+            raise ParameterError(
+                f"{len(self.symmetry)} symmetries for {self.classes} classes; one for all or one for each"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefinedClass:
+    """Class ``number`` (from 1): what the classification made, and its own refinement, None where its
+    ``members`` were too few."""
+
+    number: int
+    classified: ClassResult
+    members: int
+    refined: RefineResult | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefinedClasses:
+    """The refinement of ``all`` particles together, the ``classification``, and the classes, largest first.
+
+    ``particles`` have class numbers, occupancies (``model.occupancy``), and the pose found in their class.
+    """
+
+    together: RefineResult
+    classification: Classification
+    classes: tuple[RefinedClass, ...]
+    particles: ParticleSet
+
+
+class Tagged:
+    """An Observer whose rows and stages say which part of the work they belong to."""
+
+    def __init__(self, inner: Observer, part: str) -> None:
+        self.inner, self.part = inner, part
+
+    def notice(self, message: str) -> None:
+        """See Observer."""
+        self.inner.notice(f"{self.part}: {message}")
+
+    def progress(self, stage: str, done: float, total: float) -> None:
+        """See Observer."""
+        self.inner.progress(f"{self.part}, {stage}", done, total)
+
+    def record(self, table: str, **values: float | int | str) -> None:
+        """See Observer."""
+        self.inner.record(f"{table}, {self.part}", **values)
+
+
+def refine_classes(
+    particles: ParticleSet,
+    source: ParticleSource,
+    reference: Volume,
+    settings: ClassesSettings,
+    *,
+    executor: Executor,
+    observer: Observer,
+    cancel: Cancel,
+    mask: Volume | None = None,
+    device: str = "cpu",
+    checkpoints: Path | None = None,
+    resume: bool = False,
+    available_bytes: int | None = None,
+    after_round: Callable[[str, RoundMaps], None] | None = None,
+) -> RefinedClasses:
+    """Arguments and errors as of ``refine3d``; ``mask`` holds for all classes. ``after_round`` is told what
+    every round of a refinement made, and of which: ``together``, ``class_001`` ….
+
+    The refinements keep their state in folders of ``checkpoints``; the classification is done again by a run
+    that is resumed, to the same result.
+    """
+    common: dict[str, Any] = {
+        "executor": executor,
+        "cancel": cancel,
+        "device": device,
+        "available_bytes": available_bytes,
+    }
+    kept = {"mask": mask, "resume": resume, **common}
+    together = refine3d(
+        particles,
+        source,
+        reference,
+        settings.refine,
+        observer=Tagged(observer, "all together"),
+        checkpoints=_folder(checkpoints, "together"),
+        after_round=after_round and partial(after_round, "together"),
+        **kept,
+    )
+    found = classify3d(
+        together.particles,
+        source,
+        _classify_settings(settings, together),
+        observer=Tagged(observer, "classes"),
+        **common,
+    )
+    classes = []
+    for number, one in enumerate(found.classes, 1):
+        name = f"class_{number:03d}"
+        classes.append(
+            _refined(
+                found,
+                one,
+                number,
+                source,
+                settings,
+                together,
+                observer=Tagged(observer, f"class {number}"),
+                checkpoints=_folder(checkpoints, name),
+                after_round=after_round and partial(after_round, name),
+                **kept,
+            )
+        )
+    return RefinedClasses(
+        together=together,
+        classification=found,
+        classes=tuple(classes),
+        particles=_with_refined_poses(found, classes),
+    )
+
+
+def _folder(checkpoints: Path | None, name: str) -> Path | None:
+    if checkpoints is None:
+        return None
+    folder = checkpoints / name
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def _classify_settings(settings: ClassesSettings, together: RefineResult) -> ClassifySettings:
+    return ClassifySettings(
+        diameter_angstrom=together.diameter_angstrom,
+        classes=settings.classes,
+        symmetry=settings.symmetry,
+        align=settings.align,
+        resolution_limit_angstrom=settings.resolution_limit_angstrom,
+        rounds=settings.rounds,
+        seed=settings.refine.seed,
+    )
+
+
+def _refined(
+    found: Classification,
+    one: ClassResult,
+    number: int,
+    source: ParticleSource,
+    settings: ClassesSettings,
+    together: RefineResult,
+    **kept: Any,
+) -> RefinedClass:
+    rows = np.flatnonzero(found.particles.class_number == number)
+    members = found.particles.take(rows)
+    result = RefinedClass(number=number, classified=one, members=len(rows), refined=None)
+    halves = np.bincount(np.asarray(members.half, np.int64), minlength=3)[1:3] if len(rows) else np.zeros(2)
+    if len(rows) < FEWEST or halves.min() < FEWEST_OF_HALF:
+        observer: Observer = kept["observer"]
+        observer.notice(
+            f"{len(rows)} particles are too few to be refined by themselves (at least {FEWEST}, "
+            f"{FEWEST_OF_HALF} in each half); the map of the classification stands for them"
+        )
+        return result
+    own = replace(settings.refine, symmetry=one.symmetry, diameter_angstrom=together.diameter_angstrom)
+    return replace(result, refined=refine3d(members, source, one.map, own, **kept))
+
+
+def _with_refined_poses(found: Classification, classes: list[RefinedClass]) -> ParticleSet:
+    """All particles in the order of the table, with the poses of their class's refinement."""
+    particles = found.particles
+    if particles.rotation is None or particles.shift_xyz_angstrom is None or particles.class_number is None:
+        raise ValueError("classified particles have poses and classes")
+    rotation, shift = particles.rotation.copy(), particles.shift_xyz_angstrom.copy()
+    columns: dict[str, np.ndarray] = {}
+    for one in classes:
+        if one.refined is None:
+            continue
+        rows = np.flatnonzero(particles.class_number == one.number)
+        rotation[rows] = one.refined.particles.rotation
+        shift[rows] = one.refined.particles.shift_xyz_angstrom
+        for name in FITS:
+            values = columns.setdefault(name, np.array(particles.extra[name], np.float64))
+            values[rows] = one.refined.particles.extra[name]
+    posed = particles.with_poses(rotation, shift)
+    percent = occupancies(posed)
+    if percent is None:
+        percent = 100.0 * (particles.class_number[:, None] == np.arange(1, len(classes) + 1))
+    return with_occupancies(replace(posed, extra=posed.extra.with_columns(columns)), percent)
