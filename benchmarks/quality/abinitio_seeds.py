@@ -47,6 +47,7 @@ def main() -> None:
     parser.add_argument("--symmetry", default="C1")
     parser.add_argument("--diameter", type=float, required=True)
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--starts", type=int, default=1, help="starts per seed, of which the best is taken")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -54,7 +55,7 @@ def main() -> None:
     source = StackSource(particles, "white")
     truth = read_volume(args.truth)
     found = 0
-    for seed in range(args.seeds):
+    for seed in range(args.first_seed, args.first_seed + args.seeds):
         start = cpu_seconds()
         settings = AbInitioSettings(
             diameter_angstrom=args.diameter, symmetry=args.symmetry, starts=args.starts, seed=seed

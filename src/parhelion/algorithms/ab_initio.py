@@ -8,7 +8,7 @@ periphery), and the temperature rule. Starts are judged by particles that none o
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from parhelion.algorithms import preparation as prepare
 from parhelion.algorithms.ab_initio_plan import cache_bytes, kept_shell, map_box, planned_bytes
 from parhelion.algorithms.ab_initio_poses import assigned
 from parhelion.algorithms.ab_initio_rounds import AbInitioProblem, RoundOutcome, evidence_of, soft_round
-from parhelion.algorithms.ab_initio_schedule import last_plan, resets, round_plan, shell_limits, step_for
+from parhelion.algorithms.ab_initio_schedule import RoundPlan, resets, round_plan, shell_limits, step_for
 from parhelion.algorithms.ab_initio_settings import AbInitioResult, AbInitioSettings, Start
 from parhelion.algorithms.ab_initio_start import check_references, given_maps, random_maps
 from parhelion.algorithms.map_alignment import align_maps
@@ -58,8 +58,22 @@ INNER_EDGE_PIXELS = 5
 # such groups are so nearly spherical that C1 may not find them. Smaller groups imposed early end in compact
 # wrong maps, so there they are found later.
 LARGE_GROUP = 12
+# A random start with symmetry imposed costs little and often ends in a wrong packing of the subunits, which
+# shows early: the best so many go on until this share of the rounds.
+HEATS = ((0.2, 8), (0.4, 3), (1.0, 1))
+AT_THE_END = Annealing(rounds=100, done=99)
 # Below this correlation between the map and its turned copies the symmetry is in doubt.
 DOUBTFUL_SYMMETRY = 0.5
+
+
+@dataclass(kw_only=True)
+class _Course:
+    """Where a start is: its maps, the round that comes next, and what is past but not told yet."""
+
+    volumes: Tensor
+    annealing: Annealing
+    passed: list[tuple[Annealing, RoundOutcome, Tensor]] = field(default_factory=list)
+
 
 RoundDone = Callable[[int, int, tuple[Volume, ...]], None]
 """Hears the number of the start, the round (from 1) and the maps of all classes after it."""
@@ -92,8 +106,6 @@ def ab_initio(
         begin = maps[-1] if maps and settings.start_from == "previous" else None
         if begin is None and references:
             begin = given_maps(problem, references, rng)
-        if begin is None:
-            begin = random_maps(problem, settings.classes, rng)
         symmetry = group if imposed[number] else None
         maps.append(_one_start(problem, settings, number + 1, begin, rng, symmetry, round_done))
     step = _last_step(settings, problem)
@@ -179,34 +191,102 @@ def _one_start(
     problem: AbInitioProblem,
     settings: AbInitioSettings,
     number: int,
-    volumes: Tensor,
+    begin: Tensor | None,
     rng: np.random.Generator,
     symmetry: SymmetryGroup | None,
     round_done: RoundDone | None,
 ) -> Tensor:
-    """The maps ``(c, box, box, box)`` of one start, with ``symmetry`` imposed throughout if given."""
-    annealing = Annealing(rounds=settings.rounds)
-    while annealing.done < settings.rounds:
-        problem.cancel.check()
-        plan = round_plan(
-            settings,
-            annealing,
-            limits=(problem.first_shell, problem.last_shell),
-            extent_angstrom=problem.extent_angstrom,
-            available=len(problem.rows),
-            operators=1 if symmetry is None else len(symmetry),
+    """The maps ``(c, box, box, box)`` of one start, with ``symmetry`` imposed throughout if given.
+
+    It goes on from ``begin`` or, without, from random maps: one, or where the symmetry is imposed several,
+    of which those go on that explain unseen particles best.
+    """
+    heats = HEATS if begin is None and symmetry is not None else ((1.0, 1),)
+    courses = [
+        _Course(
+            volumes=random_maps(problem, settings.classes, rng) if begin is None else begin,
+            annealing=Annealing(rounds=settings.rounds),
         )
-        volumes, outcome = soft_round(problem, volumes, plan, rng, symmetry)
-        _record(problem, number, annealing, outcome)
-        if round_done is not None:
-            round_done(number, annealing.done + 1, _volumes(problem, volumes))
-        again = settings.schedule == "resets" and resets(annealing.done, annealing.rounds)
-        # A round back at the first limit tells nothing about the temperature of those that follow.
-        annealing = annealing.after(annealing.target_nats if again else outcome.information)
-        problem.observer.progress(
-            f"start {number} of {settings.starts}", float(annealing.done), float(settings.rounds)
-        )
-    return volumes
+        for _ in range(heats[0][1])
+    ]
+    for until, count in heats:
+        if len(courses) > count:
+            courses = _best_courses(problem, settings, courses, symmetry)[:count]
+        if len(courses) == 1:
+            break
+        end = min(max(round(until * settings.rounds), 1), settings.rounds)
+        for course in courses:
+            while course.annealing.done < end:
+                course.passed.append(_next_round(problem, settings, course, rng, symmetry))
+    course = courses[0]
+    for before, outcome, volumes in course.passed:
+        _tell(problem, settings, number, before, outcome, volumes, round_done)
+    while course.annealing.done < settings.rounds:
+        _tell(problem, settings, number, *_next_round(problem, settings, course, rng, symmetry), round_done)
+    return course.volumes
+
+
+def _best_courses(
+    problem: AbInitioProblem,
+    settings: AbInitioSettings,
+    courses: list[_Course],
+    symmetry: SymmetryGroup | None,
+) -> list[_Course]:
+    """The ``courses``, best first, by the held-out particles at the limit they have reached."""
+    plan = _plan(problem, settings, courses[0].annealing, symmetry)
+    told = [evidence_of(problem, c.volumes, plan.step_deg, plan.limit, symmetry) for c in courses]
+    return [courses[i] for i in np.argsort(-np.array(told), kind="stable")]
+
+
+def _plan(
+    problem: AbInitioProblem,
+    settings: AbInitioSettings,
+    annealing: Annealing,
+    symmetry: SymmetryGroup | None,
+) -> RoundPlan:
+    return round_plan(
+        settings,
+        annealing,
+        limits=(problem.first_shell, problem.last_shell),
+        extent_angstrom=problem.extent_angstrom,
+        available=len(problem.rows),
+        operators=1 if symmetry is None else len(symmetry),
+    )
+
+
+def _next_round(
+    problem: AbInitioProblem,
+    settings: AbInitioSettings,
+    course: _Course,
+    rng: np.random.Generator,
+    symmetry: SymmetryGroup | None,
+) -> tuple[Annealing, RoundOutcome, Tensor]:
+    """``course`` a round further; the annealing of that round, its outcome and its maps."""
+    problem.cancel.check()
+    before = course.annealing
+    plan = _plan(problem, settings, before, symmetry)
+    course.volumes, outcome = soft_round(problem, course.volumes, plan, rng, symmetry)
+    again = settings.schedule == "resets" and resets(before.done, before.rounds)
+    # A round back at the first limit tells nothing about the temperature of those that follow.
+    course.annealing = before.after(before.target_nats if again else outcome.information)
+    return before, outcome, course.volumes
+
+
+def _tell(
+    problem: AbInitioProblem,
+    settings: AbInitioSettings,
+    number: int,
+    before: Annealing,
+    outcome: RoundOutcome,
+    volumes: Tensor,
+    round_done: RoundDone | None,
+) -> None:
+    _record(problem, number, before, outcome)
+    if round_done is not None:
+        round_done(number, before.done + 1, _volumes(problem, volumes))
+    problem.observer.progress(
+        f"start {number} of {settings.starts}", float(before.done + 1), float(settings.rounds)
+    )
 
 
 def _record(problem: AbInitioProblem, number: int, annealing: Annealing, outcome: RoundOutcome) -> None:
@@ -343,13 +423,7 @@ def _with_symmetry(
         correlations.append(fit.correlation)
         turned.append(torch.from_numpy(np.ascontiguousarray(fit.symmetrised.data, dtype=np.float32)))
     symmetric = torch.stack(turned)
-    plan = last_plan(
-        settings,
-        limits=(problem.first_shell, problem.last_shell),
-        extent_angstrom=problem.extent_angstrom,
-        available=len(problem.rows),
-        operators=len(group),
-    )
+    plan = _plan(problem, settings, AT_THE_END, group)
     rng = np.random.default_rng((settings.seed, 3))
     for number in range(SYMMETRY_ROUNDS):
         problem.cancel.check()

@@ -131,12 +131,23 @@ def _outcome(problem: AbInitioProblem, total: SoftSums, limit: float) -> RoundOu
     )
 
 
-def evidence_of(problem: AbInitioProblem, volumes: Tensor, step_deg: float) -> float:
-    """Mean log-likelihood ratio (nats) of the held-out particles, all poses summed, at the last limit."""
+def evidence_of(
+    problem: AbInitioProblem,
+    volumes: Tensor,
+    step_deg: float,
+    limit: float | None = None,
+    symmetry: SymmetryGroup | None = None,
+) -> float:
+    """Mean log-likelihood ratio (nats) of the held-out particles, all poses summed.
+
+    At the last limit unless ``limit`` (shells) is given. With ``symmetry``, which the maps obey, fewer poses
+    say the same.
+    """
     rng = np.random.default_rng(0)
     judges = problem.judges if len(problem.judges) else problem.rows
-    banks = _banks(problem, volumes, problem.last_shell, step_deg, rng, None)
-    total = _posterior(problem, banks, judges, problem.last_shell, 1.0, maximise=False)
+    limit = limit or problem.last_shell
+    banks = _banks(problem, volumes, limit, step_deg, rng, symmetry)
+    total = _posterior(problem, banks, judges, limit, 1.0, maximise=False)
     return total.log_evidence / total.count
 
 

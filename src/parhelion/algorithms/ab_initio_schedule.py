@@ -85,11 +85,6 @@ def round_plan(
     )
 
 
-def last_plan(settings: AbInitioSettings, **given: float) -> RoundPlan:
-    """The plan of a round after the last: everything as at the end, likelihoods as they are."""
-    return round_plan(settings, Annealing(rounds=2, done=1), **given)  # type: ignore[arg-type]
-
-
 def wanted_particles(settings: AbInitioSettings, progress: float, available: int, operators: int) -> int:
     """How many particles make the maps of a round."""
     if settings.percent is not None:

@@ -53,7 +53,7 @@ def _random_map(problem: AbInitioProblem, chosen: np.ndarray, rng: np.random.Gen
 
 
 def given_maps(problem: AbInitioProblem, references: Sequence[Volume], rng: np.random.Generator) -> Tensor:
-    """The ``references`` filtered to the first limit, on the grey scale of the particles: ``(c, box, box, box)``.
+    """The ``references`` filtered to the first limit, on the scale of the particles: ``(c, box, box, box)``.
 
     Raises InputError where a map and the particles have nothing in common.
     """

@@ -125,7 +125,7 @@ def soft_step(
 
 
 def _cross(flat: Tensor, low: Tensor, bank: SliceBank, log_prior: Tensor) -> Tensor:
-    """Σ Re[conj(X) S C P] and half the log prior ``(n, t, o)``; ``low`` is ``flat`` as precise as the bank."""
+    """Σ Re[conj(X) S C P] and half the log prior ``(n, t, o)``; ``low``: ``flat`` as precise as the bank."""
     mean = torch.view_as_real(bank.mean).reshape(-1)
     base = (flat @ mean).view(-1, len(log_prior), 1) + 0.5 * log_prior[:, None]
     return (low @ bank.slices.T).float().view(-1, len(log_prior), len(bank.rotations)).add_(base)
