@@ -7,7 +7,7 @@ from parhelion.algorithms.ab_initio import AbInitioResult, Start
 from parhelion.algorithms.map_alignment import align_maps
 from parhelion.errors import InputError, ParameterError
 from parhelion.io.mrc import read_volume
-from parhelion.jobs.abinitio import best_agreement, best_rival, doubts
+from parhelion.jobs._abinitio import best_agreement, best_rival, doubts
 from parhelion.model.volume import Volume
 
 QUICK = {"diameter": 90, "starts": 2, "rounds": 2, "final_resolution": 16}

@@ -1,27 +1,32 @@
-"""Find a first map from particles alone, from nothing.
+"""Find first maps from particles alone, from nothing.
 
 Several independent starts from random orientations are annealed from coarse to finer detail, without
-symmetry (for T, O and I every second start has it imposed); each is judged by how well it explains particles
-that it has never seen. The best is turned to the axes of the symmetry, averaged over it, and shown beside the
-others: a map that several starts agree on can be trusted, one that stands alone cannot. The hand is
+symmetry (for D6, T, O, I and larger every second start has it imposed); each is judged by how well it
+explains particles that it has never seen. The best is turned to the axes of the symmetry, averaged over it,
+and shown beside the others: a map that several starts agree on can be trusted, one that stands alone
+cannot. With several classes a particle belongs to each with a probability, and different molecules come
+apart. All particles get their class and their best pose, from which a refinement can go on. The hand is
 arbitrary, as images do not show it.
+
+Particles that 2D classes have cleared of junk, with 1.5 µm of underfocus or more, are easiest. Where a
+related structure is known, refine from it instead. Where a symmetry does not come out, look without one.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
-from parhelion.jobs._inputs import ParticlesFile, Symmetry
+from parhelion.jobs._inputs import Maps, ParticlesFile, Symmetry
 from parhelion.jobs._particles import Contrast, contrast_option, particle_pixel_size_option
 from parhelion.registry import Estimate, JobParams, Output, Result, declare, option
 
 if TYPE_CHECKING:
-    from parhelion.algorithms.ab_initio import AbInitioResult, AbInitioSettings
+    from parhelion.algorithms.ab_initio import AbInitioSettings
     from parhelion.run.context import Context
 
-SEARCH = "Search"
-AGREE = 0.5
-"""Mean FSC from which on two starts count as the same map."""
+SEARCH, ROUNDS, POSES, MASK = "Search", "Rounds", "Poses", "Masks"
+Percent = Annotated[float, Field(gt=0, le=100)]
+Units = Annotated[float, Field(ge=20, le=1e9)]
 FEW = 300
 """Particles below which a start from nothing rarely succeeds."""
 
@@ -34,13 +39,36 @@ class Params(JobParams):
     diameter: float = option(help="the largest dimension of the particle", unit="Å", gt=0, le=5000, short="d")
     contrast: Contrast = contrast_option()
     pixel_size: float | None = particle_pixel_size_option()
+    classes: int | None = option(
+        None,
+        help="how many different structures are looked for",
+        unit="classes",
+        ge=1,
+        le=50,
+        short="k",
+        default_text="1, or one for each of --references",
+    )
     starts: int = option(
-        3, help="independent starts, of which the best is taken", unit="starts", ge=1, le=50, group=SEARCH
+        3, help="starts, of which the best is taken", unit="starts", ge=1, le=50, group=SEARCH
+    )
+    start_from: Literal["random", "previous"] = option(
+        "random",
+        help="every start begins at random (or with --references), or with what the previous one found",
+        group=SEARCH,
+    )
+    references: Maps | None = option(
+        None,
+        help="maps to begin with instead of random ones, such as an earlier result; one for each class",
+        default_text="random",
+        group=SEARCH,
+    )
+    apply_symmetry: Literal["auto", "always", "later"] = option(
+        "auto",
+        help="from the first round, or found in the finished map and then imposed; auto: later, but from the "
+        "first round in every second start of groups with 12 operators or more",
+        group=SEARCH,
     )
     rounds: int = option(30, help="rounds of each start", unit="rounds", ge=2, le=500, group=SEARCH)
-    batch: int = option(
-        1000, help="particles per round at the end of a start", unit="particles", ge=20, group=SEARCH
-    )
     initial_resolution: float | None = option(
         None,
         help="coarsest detail, of the first rounds",
@@ -48,7 +76,7 @@ class Params(JobParams):
         gt=0,
         le=300,
         default_text="diameter / 4.5",
-        group=SEARCH,
+        group=ROUNDS,
     )
     final_resolution: float | None = option(
         None,
@@ -57,20 +85,137 @@ class Params(JobParams):
         gt=0,
         le=200,
         default_text="diameter / 9, at least Nyquist",
-        group=SEARCH,
+        group=ROUNDS,
+    )
+    resolution_schedule: Literal["rising", "resets"] = option(
+        "rising",
+        help="from the first limit evenly to the last, or as cisTEM back to the first in two of every ten "
+        "parts of the first 65 % of the rounds",
+        group=ROUNDS,
+    )
+    batch: int = option(
+        1000, help="particles per class in a start's last round", unit="particles", ge=20, group=ROUNDS
+    )
+    percent: tuple[Percent, Percent] | None = option(
+        None,
+        help="share of the particles that the first and the last round use, instead of --batch",
+        unit="%",
+        default_text="300 particles per class at first, --batch at last",
+        group=ROUNDS,
+    )
+    asymmetric_units: tuple[Units, Units] | None = option(
+        None,
+        help="asymmetric units per class in the first and the last round, instead of --batch; cisTEM has "
+        "2500 10000",
+        unit="units",
+        default_text="as --percent",
+        group=ROUNDS,
+    )
+    best_percent: float = option(
+        100.0,
+        help="share of the particles a round looks at, those that fit best, that goes into the maps",
+        unit="%",
+        gt=0,
+        le=100,
+        group=ROUNDS,
+    )
+    keep_every: int | None = option(
+        None,
+        help="maps of the first, the last and every so many rounds are written and shown; 0: none",
+        unit="rounds",
+        ge=0,
+        default_text="a third of the rounds",
+        group=ROUNDS,
+    )
+    angular_step: float | None = option(
+        None,
+        help="step of the grid of orientations",
+        unit="°",
+        ge=3,
+        le=30,
+        default_text="15, finer where --final-resolution is beyond diameter / 9",
+        group=POSES,
+    )
+    shift_range: float | None = option(
+        None,
+        help="how far from the box's centre particles may lie",
+        unit="Å",
+        gt=0,
+        le=500,
+        default_text="diameter / 10, at least 10 Å",
+        group=POSES,
+    )
+    blurring: bool = option(
+        True, help="every pose goes into the maps with its likelihood; otherwise the best alone", group=POSES
+    )
+    smoothing: float = option(
+        1.0,
+        help="below 1, likelihoods blur more: they count to this power",
+        unit="1",
+        ge=0.05,
+        le=1,
+        group=POSES,
+    )
+    auto_mask: bool = option(
+        True, help="follow the molecule by a generous mask; otherwise a sphere is used", group=MASK
+    )
+    outer_radius: float | None = option(
+        None,
+        help="radius of the sphere outside which maps are empty",
+        unit="Å",
+        gt=0,
+        le=5000,
+        default_text="0.55 of the diameter",
+        group=MASK,
+    )
+    inner_radius: float = option(
+        0.0, help="radius inside which that sphere is hollow", unit="Å", ge=0, le=5000, group=MASK
     )
 
     @model_validator(mode="after")
     def _fit(self) -> "Params":
         first, last = self.initial_resolution, self.final_resolution
+        given = self.model_fields_set
         if first is not None and last is not None and last > first:
             raise ValueError(f"--final-resolution {last:g} must be finer than --initial-resolution {first:g}")
+        if self.references is not None and self.classes not in (None, len(self.references)):
+            raise ValueError(
+                f"--classes {self.classes} and {len(self.references)} maps as --references; one map is "
+                "needed for each class"
+            )
+        ways = [name for name in ("batch", "percent", "asymmetric_units") if name in given]
+        if len(ways) > 1:
+            flags = " and ".join(f"--{name.replace('_', '-')}" for name in ways)
+            raise ValueError(f"{flags} both say how many particles a round uses; choose one")
+        if "smoothing" in given and not self.blurring:
+            raise ValueError("--smoothing says how much likelihoods blur, --no-blurring that they do not")
+        if self.start_from == "previous" and self.starts == 1:
+            raise ValueError("--start-from previous needs more than one of --starts")
+        if self.apply_symmetry != "auto" and self.symmetry.upper() == "C1":
+            raise ValueError(f"--apply-symmetry {self.apply_symmetry} needs a --symmetry other than C1")
+        radius = self.outer_radius or 0.55 * self.diameter
+        if self.inner_radius >= radius:
+            raise ValueError(
+                f"--inner-radius {self.inner_radius:g} leaves nothing within the outer radius of {radius:g} Å"
+            )
         return self
+
+    @property
+    def class_count(self) -> int:
+        """How many maps are looked for."""
+        return self.classes or (1 if self.references is None else len(self.references))
 
 
 OUTPUTS = (
-    Output(name="map", file="map_001.mrc", help="the chosen start, symmetry imposed"),
+    Output(name="map", file="map_001.mrc", help="the chosen start, symmetry imposed; the largest class"),
+    Output(name="maps", file="map_*.mrc", help="all classes of the chosen start, the largest first"),
+    Output(
+        name="particles",
+        file="particles.star",
+        help="best pose, class and probabilities of all particles whose images can be used",
+    ),
     Output(name="starts", file="start_*.mrc", help="every start as it ended, before the axes were sought"),
+    Output(name="rounds", file="rounds/start_*.mrc", help="maps after some of the rounds, on a smaller grid"),
 )
 
 SECONDS_PER_IMAGE = 1e-3
@@ -84,13 +229,15 @@ def estimate(params: Params) -> Estimate:
     from parhelion.run.memory import available_bytes
 
     count, box, pixel = size_of(params.input, params.pixel_size)
-    per_round = min(params.batch, count)
-    shared, per_thread = planned_bytes(count, box, pixel, _settings(params, 0), available_bytes())
+    settings = _settings(params, 0)
+    per_round = min(params.batch * settings.classes, count)
+    shared, per_thread = planned_bytes(count, box, pixel, settings, available_bytes())
+    kept = params.starts * (1 + len(kept_rounds(params))) + 1
     return Estimate(
         memory_bytes=shared,
         per_thread_bytes=per_thread,
-        seconds=SECONDS_PER_IMAGE * params.starts * params.rounds * per_round,
-        disk_bytes=4 * box**3 * (1 + params.starts),
+        seconds=SECONDS_PER_IMAGE * settings.classes * (params.starts * params.rounds * per_round + count),
+        disk_bytes=4 * box**3 * kept * settings.classes + 700 * count,
     )
 
 
@@ -98,6 +245,8 @@ def run(context: "Context", params: Params) -> Result:
     """Search, write and show."""
     from parhelion.algorithms.ab_initio import ab_initio
     from parhelion.io import mrc
+    from parhelion.io.particles import write_particles
+    from parhelion.jobs import _abinitio
     from parhelion.jobs._particles import first_images, read_with_images
     from parhelion.run.memory import available_bytes
 
@@ -109,6 +258,7 @@ def run(context: "Context", params: Params) -> Result:
     context.report.gallery(
         first_images(source), [f"particle {i + 1}" for i in range(min(12, len(source)))], "First particles"
     )
+    rounds = _abinitio.RoundKeeper(context, kept_rounds(params), params.class_count)
     found = ab_initio(
         particles,
         source,
@@ -118,16 +268,26 @@ def run(context: "Context", params: Params) -> Result:
         cancel=context,
         device=context.device,
         available_bytes=available_bytes(),
+        references=[mrc.read_volume(path) for path in params.references or ()],
+        round_done=rounds,
     )
-    for note in (*found.notes, *doubts(found)):
+    for note in (*found.notes, *_abinitio.doubts(found)):
         context.notice(note)
-    mrc.write_volume(context.path("map"), found.volume)
-    paths = [context.path("starts", f"{i + 1:03d}") for i in range(len(found.starts))]
-    for path, start in zip(paths, found.starts):
-        mrc.write_volume(path, start.volume)
-    show(context, found)
-    figures = figures_of(found) | {"particles": len(particles)}
-    return Result(figures=figures, outputs={"map": context.path("map"), "starts": paths})
+    outputs = _abinitio.write_maps(context, found)
+    if found.particles is not None:
+        write_particles(context.path("particles"), found.particles)
+    _abinitio.show(context, found, rounds)
+    figures = _abinitio.figures_of(found) | {"particles": len(particles)}
+    outputs |= {name: context.path(name) for name in ("map", "particles")}
+    return Result(figures=figures, outputs=outputs | {"rounds": rounds.paths})
+
+
+def kept_rounds(params: Params) -> tuple[int, ...]:
+    """Rounds, from 1, whose maps are kept."""
+    every = -(-params.rounds // 3) if params.keep_every is None else params.keep_every
+    if not every:
+        return ()
+    return tuple(sorted({1, params.rounds, *range(every, params.rounds + 1, every)}))
 
 
 def _settings(params: Params, seed: int) -> "AbInitioSettings":
@@ -136,85 +296,27 @@ def _settings(params: Params, seed: int) -> "AbInitioSettings":
     return AbInitioSettings(
         diameter_angstrom=params.diameter,
         symmetry=params.symmetry,
+        classes=params.class_count,
         starts=params.starts,
+        start_from=params.start_from,
         rounds=params.rounds,
         initial_resolution_angstrom=params.initial_resolution,
         final_resolution_angstrom=params.final_resolution,
+        schedule=params.resolution_schedule,
         batch=params.batch,
+        percent=params.percent,
+        asymmetric_units=params.asymmetric_units,
+        best_percent=params.best_percent,
+        impose=params.apply_symmetry,
+        angular_step_deg=params.angular_step,
+        shift_range_angstrom=params.shift_range,
+        smoothing=params.smoothing,
+        blurring=params.blurring,
+        automatic_mask=params.auto_mask,
+        mask_radius_angstrom=params.outer_radius,
+        inner_radius_angstrom=params.inner_radius,
         seed=seed,
     )
-
-
-def best_rival(found: "AbInitioResult") -> int | None:
-    """Number of the start with the next best evidence; None where there was one start only."""
-    others = [i for i in range(len(found.starts)) if i != found.chosen]
-    return max(others, key=lambda i: found.starts[i].evidence) if others else None
-
-
-def best_agreement(found: "AbInitioResult") -> float | None:
-    """The mean FSC of the chosen start with the start that is most like it."""
-    others = [start.agreement for i, start in enumerate(found.starts) if i != found.chosen]
-    return max(others) if others else None
-
-
-def doubts(found: "AbInitioResult") -> list[str]:
-    """Why the map may be wrong, in sentences for the user; none where nothing speaks against it."""
-    said = []
-    rival, agreement = best_rival(found), best_agreement(found)
-    if rival is None or agreement is None:
-        said.append("a single start cannot be checked against others; --starts 3 makes more")
-    elif agreement < AGREE:
-        chosen, other = found.starts[found.chosen].evidence, found.starts[rival].evidence
-        said.append(
-            f"the initial map is doubtful: no other start led to it (mean FSC at most {agreement:.2f}; its "
-            f"evidence is {chosen:.3f}, the next best {other:.3f} per particle); look at the map, or use "
-            "more --starts or --rounds"
-        )
-    return said
-
-
-def figures_of(found: "AbInitioResult") -> dict[str, float | int | str | None]:
-    """The key figures; evidence is in nats per particle that the start has not seen."""
-    rival = best_rival(found)
-    return {
-        "chosen_start": found.chosen + 1,
-        "evidence": found.starts[found.chosen].evidence,
-        "evidence_of_the_next": None if rival is None else found.starts[rival].evidence,
-        "agreement": best_agreement(found),
-        "symmetry_correlation": found.symmetry_correlation,
-        "resolution_limit_angstrom": found.resolution_limit_angstrom,
-    }
-
-
-def show(context: "Context", found: "AbInitioResult") -> None:
-    """The chosen map, all starts side by side, and how they came about."""
-    from parhelion.report.images import axis_projections
-
-    report = context.report
-    title = f"Initial map ({found.symmetry}), to {found.resolution_limit_angstrom:.1f} Å"
-    report.surface(found.volume, title)
-    report.slices(found.volume, "Central slices")
-    report.projections(found.volume, "Projections")
-    starts = report.section("All starts")
-    starts.text(
-        "Evidence is what a particle that the start has not seen gains from its map over pure noise, in "
-        "nats; agreement is the mean Fourier shell correlation with the chosen start."
-    )
-    starts.table(
-        [
-            (i + 1, start.evidence, start.agreement, "chosen" if i == found.chosen else "")
-            for i, start in enumerate(found.starts)
-        ],
-        heads=("start", "evidence", "agreement", ""),
-    )
-    for i, start in enumerate(found.starts):
-        mark = ", chosen" if i == found.chosen else ""
-        starts.gallery(
-            axis_projections(start.volume),
-            ["along z", "along y", "along x"],
-            f"Start {i + 1}{mark}: evidence {start.evidence:.3f}, agreement {start.agreement:.2f}",
-        )
-    report.history(context.history.get("rounds", []), "Rounds")
 
 
 JOB = declare(__name__, __doc__, params=Params, run=run, estimate=estimate, outputs=OUTPUTS)
