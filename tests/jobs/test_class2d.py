@@ -156,3 +156,15 @@ def test_a_dry_run_estimates_and_writes_nothing(run, particles, tmp_path) -> Non
     assert found.estimate.memory_bytes > 1e8
     assert found.estimate.seconds > 0
     assert not (tmp_path / "dry").exists()
+
+
+def test_a_range_of_particles(run, particles, tmp_path) -> None:
+    found = run("class2d", input=particles, **QUICK, first=11, last=50)
+    table = read_particles(found.outputs["particles"])
+    np.testing.assert_array_equal(table.views.image_index, np.arange(10, 50))
+    with pytest.raises(ParameterError, match="--first"):
+        run("class2d", input=particles, **QUICK, first=81, output=tmp_path / "none")
+    with pytest.raises(ParameterError, match="--last 5 comes before --first 9"):
+        run("class2d", input=particles, **QUICK, first=9, last=5, output=tmp_path / "none")
+    with pytest.raises(ParameterError, match="--references and --cycles 1"):
+        run("class2d", input=particles, **QUICK, partial_sums=True, output=tmp_path / "none")

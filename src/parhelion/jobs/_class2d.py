@@ -10,7 +10,6 @@ if TYPE_CHECKING:
 
     from parhelion.algorithms.class2d.classify import Class2dResult
     from parhelion.algorithms.class2d.selection import ClassQuality
-    from parhelion.jobs.class2d import Params
     from parhelion.model.particles import ParticleSet
     from parhelion.model.table import Table
     from parhelion.run.context import Context
@@ -30,39 +29,58 @@ def write_stack(path: "Path", images: np.ndarray, pixel_size_angstrom: float) ->
 
 def write(
     context: "Context",
-    params: "Params",
-    particles: "ParticleSet",
+    particles: "ParticleSet | None",
     found: "Class2dResult",
     quality: "ClassQuality",
     members: np.ndarray,
     good: np.ndarray,
-) -> bool:
-    """All files; whether ``selected.star`` is among them."""
+    threshold: float | None,
+) -> list[str]:
+    """All files; the names of those that are tables of particles.
+
+    Without ``particles`` there are none; ``threshold`` is the score that chose, None where nothing is chosen.
+    """
     from parhelion.io.particles import write_particles
     from parhelion.io.star import write_star
 
     write_stack(context.path("classes"), found.averages, found.pixel_size_angstrom)
     write_stack(context.path("start"), found.start, found.pixel_size_angstrom)
     write_star(context.path("table"), class_tables(found, quality, members, good))
+    if particles is None:
+        return []
     classified = classified_particles(particles, found, quality)
     write_particles(context.path("particles"), classified)
-    if params.select == "none":
-        return False
+    if threshold is None:
+        return ["particles"]
     chosen = np.flatnonzero(good[found.category])
     if not len(chosen):
         context.path("selected").unlink(missing_ok=True)
         context.notice(
-            f"no class reaches a score of {params.select_score:g} (the best has {quality.score.max():.2f}); "
+            f"no class reaches a score of {threshold:g} (the best has {quality.score.max():.2f}); "
             "selected.star was not written: look at the gallery and choose with 'select --classes', or lower "
             "--select-score"
         )
-        return False
+        return ["particles"]
     write_particles(context.path("selected"), classified.take(chosen))
     context.notice(
         f"{int(good.sum())} of {len(good)} classes are good; their {len(chosen)} of {len(found.rows)} "
         "particles are in selected.star"
     )
-    return True
+    return ["particles", "selected"]
+
+
+def figures_of(
+    found: "Class2dResult", quality: "ClassQuality", members: np.ndarray, good: np.ndarray
+) -> dict[str, int | float]:
+    """The key figures."""
+    return {
+        "particles": len(found.rows),
+        "classes": len(members),
+        "occupied_classes": int((members > 0).sum()),
+        "good_classes": int(good.sum()),
+        "selected_particles": int(members[good].sum()),
+        "best_resolution_angstrom": float(quality.resolution_angstrom[members > 0].min()),
+    }
 
 
 def class_tables(

@@ -54,6 +54,15 @@ class Params(JobParams):
     contrast: Contrast = contrast_option()
     pixel_size: float | None = particle_pixel_size_option()
     exclude_edges: bool = option(False, help="leave out images with a blank edge")
+    first: int = option(1, help="first particle that takes part, counted from 1", unit="particles", ge=1)
+    last: int | None = option(
+        None, help="last particle that takes part", unit="particles", ge=1, default_text="the last one"
+    )
+    partial_sums: bool = option(
+        False,
+        help="keep the sums of this part of the particles in a file, of which merge2d makes the classes of "
+        "all; needs --references and --cycles 1",
+    )
     select: Literal["auto", "none"] = option(
         "auto", help="auto writes the particles of good classes to selected.star"
     )
@@ -151,6 +160,13 @@ class Params(JobParams):
             raise ValueError("--start-average belongs to a random start, --references is another start")
         if self.select == "none" and "select_score" in self.model_fields_set:
             raise ValueError("--select-score belongs to --select auto")
+        if self.last is not None and self.last < self.first:
+            raise ValueError(f"--last {self.last} comes before --first {self.first}")
+        if self.partial_sums and (self.references is None or self.cycles != 1 or self.percent is not None):
+            raise ValueError(
+                "--partial-sums are those of one cycle over all particles with the same references in every "
+                "part: give --references and --cycles 1, and leave --percent out"
+            )
         return self
 
 
@@ -169,6 +185,7 @@ OUTPUTS = (
     ),
     Output(name="selected", file="selected.star", help="particles of good classes", optional=True),
     Output(name="start", file="start.mrcs", help="what each class average was before the first cycle"),
+    Output(name="sums", file="sums.npz", help="sums of these particles, for merge2d", optional=True),
     Output(name="cycles", file="cycles/classes_*.mrcs", help="averages after each cycle, in no order"),
 )
 
@@ -232,6 +249,7 @@ def run(context: "Context", params: Params) -> Result:
         resume=context.resume,
         cache_bytes=cache_bytes(available_bytes()),
         cycle_done=keep,
+        partial_sums=context.path("sums") if params.partial_sums else None,
     )
     quality = class_quality(
         found.averages, found.frc, found.extent_angstrom, params.diameter, settings.final_resolution_angstrom
@@ -239,24 +257,14 @@ def run(context: "Context", params: Params) -> Result:
     good = good_classes(quality.score, params.select_score)
     members = np.bincount(found.category, minlength=len(found.averages))
     good &= members > 0
-    chosen = _class2d.write(context, params, particles, found, quality, members, good)
+    threshold = params.select_score if params.select == "auto" else None
+    names = ["classes", "table", "start"]
+    names += _class2d.write(context, particles, found, quality, members, good, threshold)
+    names += ["sums"] if params.partial_sums else []
     _class2d.show(context, found, quality, members, good, params.select == "auto")
-    names = [o.name for o in OUTPUTS if o.name not in ("cycles", "selected")]
     outputs: dict[str, Path | list[Path]] = {name: context.path(name) for name in names}
     outputs["cycles"] = [context.path("cycles", f"{i + 1:03d}") for i in range(params.cycles)]
-    if chosen:
-        outputs["selected"] = context.path("selected")
-    return Result(
-        figures={
-            "particles": len(found.rows),
-            "classes": len(members),
-            "occupied_classes": int((members > 0).sum()),
-            "good_classes": int(good.sum()),
-            "selected_particles": int(members[good].sum()),
-            "best_resolution_angstrom": float(quality.resolution_angstrom[members > 0].min()),
-        },
-        outputs=outputs,
-    )
+    return Result(figures=_class2d.figures_of(found, quality, members, good), outputs=outputs)
 
 
 def _settings(params: Params, seed: int) -> "Class2dSettings":
@@ -281,6 +289,8 @@ def _settings(params: Params, seed: int) -> "Class2dSettings":
         own_sigma=params.particle_sigma,
         own_scale=params.particle_scale,
         least_percent=percent_of(params.references),
+        first=params.first,
+        last=params.last,
         seed=seed,
     )
 

@@ -14,7 +14,7 @@ import numpy as np
 from parhelion.algorithms.class2d import checkpoint
 from parhelion.algorithms.class2d.expectation import Expectation, expect
 from parhelion.algorithms.class2d.maximisation import Maximised, centres_of, maximise, moved, refilled
-from parhelion.algorithms.class2d.problem import Class2dProblem, ClassState, make_problem
+from parhelion.algorithms.class2d.problem import Averaging, Class2dProblem, ClassState, make_problem
 from parhelion.algorithms.class2d.settings import Class2dSettings, Plan, chosen_rows, plan
 from parhelion.algorithms.class2d.start import given_averages, random_averages
 from parhelion.algorithms.class2d.weights import new_scale, new_sigma
@@ -74,11 +74,13 @@ def classify(
     resume: bool = False,
     cache_bytes: int = 2**31,
     cycle_done: Callable[[int, np.ndarray], None] | None = None,
+    partial_sums: Path | None = None,
 ) -> Class2dResult:
     """Classes of ``particles``; see the module.
 
     ``references`` ``(c, box, box)``, protein white, replace the random start. ``cycle_done`` is given the
-    number of each cycle and its averages. Raises ParameterError and InputError for what cannot be classified.
+    number of each cycle and its averages. ``partial_sums`` is where the sums of the last cycle go
+    (``partial``). Raises ParameterError and InputError for what cannot be classified.
     """
     problem = make_problem(
         particles,
@@ -91,18 +93,24 @@ def classify(
         device=device,
         cache_bytes=cache_bytes,
     )
-    mark = _mark(particles, settings, references, problem)
+    mark = _mark(particles, settings, references, problem.rows)
     state = checkpoint.load_last(checkpoints, mark, observer) if checkpoints and resume else None
     first = first_state(problem, references)
     state = state or first
     while state.cycle < settings.cycles:
         cancel.check()
-        state = run_cycle(problem, state)
+        found, now = looked_at(problem, state)
+        if partial_sums is not None and state.cycle == settings.cycles - 1:
+            from parhelion.algorithms.class2d import partial
+
+            parts_mark = _mark(particles, replace(settings, first=1, last=None), references, problem.usable)
+            partial.save(partial_sums, problem, first.averages, found, now, parts_mark)
+        state = run_cycle(problem, state, found, now)
         if cycle_done is not None:  # before the checkpoint: a run that goes on does not come back here
             cycle_done(state.cycle, state.averages)
         if checkpoints is not None:
             checkpoint.save(checkpoints, state, mark)
-    return _sorted(problem, state, first.averages)
+    return _finished(problem, state, first.averages)
 
 
 def first_state(problem: Class2dProblem, references: np.ndarray | None) -> ClassState:
@@ -129,13 +137,18 @@ def first_state(problem: Class2dProblem, references: np.ndarray | None) -> Class
     )
 
 
-def run_cycle(problem: Class2dProblem, state: ClassState) -> ClassState:
-    """The state after one more cycle. Depends on the state, the seed and the data only."""
+def looked_at(problem: Class2dProblem, state: ClassState) -> tuple[Expectation, Plan]:
+    """The next cycle's expectation. Depends on the state, the seed and the data only."""
     settings = problem.settings
     now = plan(settings, state.cycle, len(problem.rows), problem.classes)
     rng = np.random.default_rng((settings.seed, 3, state.cycle))
+    turn = float(rng.random())
     rows = chosen_rows(problem.rows, now.share, rng)
-    found = expect(problem, state, now.limit_angstrom, rows, float(rng.random()))
+    return expect(problem, state, now.limit_angstrom, rows, turn), now
+
+
+def run_cycle(problem: Class2dProblem, state: ClassState, found: Expectation, now: Plan) -> ClassState:
+    """The state after one more cycle with this expectation."""
     made = maximise(problem, found.sums, found.size, now.limit_angstrom)
     new = _with_particles(problem, state, found)
     new, noise_ratio = _with_noise(problem, new, found, now)
@@ -198,7 +211,7 @@ def _with_averages(
         averages, size, pairs = refilled(averages, made.halves, size)
     shift = state.shift_angstrom
     if settings.centre and progress <= CENTRE_SHARE:
-        pixel = problem.loader.pixel_size_angstrom
+        pixel = problem.pixel_size_angstrom
         by = centres_of(averages)
         most = LARGEST_MOVE * settings.diameter_angstrom / pixel
         by *= np.minimum(1, most / np.maximum(np.hypot(*by.T), 1e-9))[:, None]
@@ -249,14 +262,14 @@ def _mark(
     particles: ParticleSet,
     settings: Class2dSettings,
     references: np.ndarray | None,
-    problem: Class2dProblem,
+    rows: np.ndarray,
 ) -> str:
-    """The fingerprint of everything that decides the result."""
+    """The fingerprint of everything that decides the result; ``rows`` take part."""
     views = particles.views
     return fingerprint(
         {
             **asdict(settings),
-            "rows": problem.rows,
+            "rows": rows,
             "paths": [str(path) for path in views.image_path],
             "path_id": views.path_id,
             "index": views.image_index,
@@ -266,27 +279,46 @@ def _mark(
     )
 
 
-def _sorted(problem: Class2dProblem, state: ClassState, start: np.ndarray) -> Class2dResult:
-    """Classes by falling number of members, particles with them."""
+def _finished(problem: Class2dProblem, state: ClassState, start: np.ndarray) -> Class2dResult:
     settings = problem.settings
     rows = problem.rows[state.category[problem.rows] >= 0]
-    members = np.bincount(state.category[rows], minlength=problem.classes)
-    order = np.lexsort((-state.share, -members))
-    rank = np.argsort(order)
-    return Class2dResult(
-        averages=state.averages[order],
-        start=start[order],
-        frc=state.frc[order],
-        share=state.share[order],
+    per_particle = ("category", "psi_deg", "shift_angstrom", "probability", "evidence", "sigma", "scale")
+    return sorted_classes(
+        problem,
+        averages=state.averages,
+        start=start,
+        frc=state.frc,
+        share=state.share,
+        percent=100 * plan(settings, settings.cycles - 1, len(problem.rows), problem.classes).share,
         rows=rows,
-        category=rank[state.category[rows]],
-        psi_deg=state.psi_deg[rows],
-        shift_angstrom=state.shift_angstrom[rows],
-        probability=state.probability[rows],
-        evidence=state.evidence[rows],
-        sigma=state.sigma[rows],
-        scale=state.scale[rows],
-        pixel_size_angstrom=problem.loader.pixel_size_angstrom,
-        extent_angstrom=problem.extent,
-        percent_used=100 * plan(settings, settings.cycles - 1, len(problem.rows), problem.classes).share,
+        **{name: getattr(state, name)[rows] for name in per_particle},
+    )
+
+
+def sorted_classes(
+    frame: Averaging,
+    *,
+    averages: np.ndarray,
+    start: np.ndarray,
+    frc: np.ndarray,
+    share: np.ndarray,
+    percent: float,
+    rows: np.ndarray,
+    category: np.ndarray,
+    **per_particle: np.ndarray,
+) -> Class2dResult:
+    """Classes by falling number of members, particles with them."""
+    members = np.bincount(category, minlength=frame.classes)
+    order = np.lexsort((-share, -members))
+    return Class2dResult(
+        averages=averages[order],
+        start=start[order],
+        frc=frc[order],
+        share=share[order],
+        rows=rows,
+        category=np.argsort(order)[category],
+        pixel_size_angstrom=frame.pixel_size_angstrom,
+        extent_angstrom=frame.extent,
+        percent_used=percent,
+        **per_particle,
     )

@@ -7,7 +7,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from parhelion.algorithms.class2d.problem import Class2dProblem
+from parhelion.algorithms.class2d.problem import Averaging
 from parhelion.engine.loader import transform
 from parhelion.engine.planar import PlanarSums, planar_solve, ring_means
 from parhelion.images.masks import soft_dilation
@@ -38,7 +38,7 @@ class Maximised:
     raw: Tensor
 
 
-def maximise(problem: Class2dProblem, sums: PlanarSums, size: np.ndarray, limit_angstrom: float) -> Maximised:
+def maximise(problem: Averaging, sums: PlanarSums, size: np.ndarray, limit_angstrom: float) -> Maximised:
     """New averages of ``sums`` at a resolution limit; the class sizes weigh the shared spectrum."""
     numerator, denominator = (part.cpu() for part in sums.completed())
     c, box, shells = problem.classes, problem.box, problem.points.max_shell
@@ -63,7 +63,7 @@ def maximise(problem: Class2dProblem, sums: PlanarSums, size: np.ndarray, limit_
 
 
 def half_agreement(
-    problem: Class2dProblem, halves: Tensor, noise: Tensor, size: np.ndarray
+    problem: Averaging, halves: Tensor, noise: Tensor, size: np.ndarray
 ) -> tuple[Tensor, np.ndarray]:
     """The signal's power per shell ``(c, s)`` and the correlation of half averages ``(c, s)``.
 
@@ -94,9 +94,9 @@ def _smooth(curves: Tensor) -> Tensor:
     return torch.cat((curves[:, :1], mean), 1)
 
 
-def follow(averages: Tensor, problem: Class2dProblem) -> Tensor:
+def follow(averages: Tensor, problem: Averaging) -> Tensor:
     """Soft masks ``(c, box, box)`` around what is bright in each average; all ones where nothing is."""
-    pixel = problem.loader.pixel_size_angstrom
+    pixel = problem.pixel_size_angstrom
     masks = torch.ones_like(averages)
     for number, image in enumerate(averages.numpy()):
         smooth = ndimage.gaussian_filter(image, SMOOTH_MASK_ANGSTROM / pixel)

@@ -22,38 +22,46 @@ EDGE_WIDTH = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Class2dProblem:
-    """``rows`` are the particles that take part, ``half`` ``(n,)`` is 0 or 1, ``mask`` ``(box, box)``."""
+class Averaging:
+    """What making averages from sums takes, without any image: ``mask`` ``(box, box)``, lengths in Å."""
 
     settings: Class2dSettings
-    loader: ParticleLoader
-    rows: np.ndarray
-    half: np.ndarray
+    points: FourierPoints
+    pixel_size_angstrom: float
     classes: int
     mask: Tensor
-    executor: Executor
-    observer: Observer
-    cancel: Cancel
-
-    @property
-    def points(self) -> FourierPoints:
-        """Of the images."""
-        return self.loader.points
 
     @property
     def box(self) -> int:
         """Of images and averages, in pixels."""
-        return self.loader.box
+        return self.points.box
 
     @property
     def extent(self) -> float:
         """Edge of the box in Å."""
-        return self.loader.extent_angstrom
+        return self.box * self.pixel_size_angstrom
 
     @property
     def padding(self) -> float:
         """Of averages' transforms."""
         return exact_padding(self.box)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Class2dProblem(Averaging):
+    """``rows`` are the particles that take part, ``half`` ``(n,)`` is 0 or 1.
+
+    ``usable`` are all that could take part: half sets, noise and scales are theirs, so that results of parts
+    of the particles fit together.
+    """
+
+    loader: ParticleLoader
+    rows: np.ndarray
+    usable: np.ndarray
+    half: np.ndarray
+    executor: Executor
+    observer: Observer
+    cancel: Cancel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,26 +120,45 @@ def make_problem(
         cache_bytes=cache_bytes,
         device=torch.device(device),
     )
-    rows = usable_rows(particles, source, settings.exclude_edges, executor, observer)
+    usable = usable_rows(particles, source, settings.exclude_edges, executor, observer)
+    rows = rows_in_range(usable, settings, len(particles))
     classes = references or settings.classes or classes_for(len(rows))
-    check_classes(len(rows), classes)
+    check_classes(len(rows) if references is None else len(usable), classes)
     observer.notice(
         f"{len(rows)} particles into {classes} classes, {settings.initial_resolution_angstrom:g} to "
         f"{extent / last:.1f} Å"
     )
     half = np.zeros(len(particles), np.int64)
-    half[np.random.default_rng((settings.seed, 0)).permutation(rows)[::2]] = 1
+    half[np.random.default_rng((settings.seed, 0)).permutation(usable)[::2]] = 1
     return Class2dProblem(
         settings=settings,
-        loader=loader,
-        rows=rows,
-        half=half,
+        points=points,
+        pixel_size_angstrom=pixel,
         classes=classes,
         mask=soft_circle(source.box, radius / pixel),
+        loader=loader,
+        rows=rows,
+        usable=usable,
+        half=half,
         executor=executor,
         observer=observer,
         cancel=cancel,
     )
+
+
+def rows_in_range(usable: np.ndarray, settings: Class2dSettings, count: int) -> np.ndarray:
+    """Those of ``usable`` from the first to the last wanted particle, both counted from 1.
+
+    Raises ParameterError where none is among them.
+    """
+    first, last = settings.first, settings.last or count
+    rows = usable[(usable >= first - 1) & (usable < last)]
+    if not len(rows):
+        raise ParameterError(
+            f"none of the particles {first} to {last} can be used; the table holds {count}, of which "
+            f"{len(usable)} can (--first, --last)"
+        )
+    return rows
 
 
 def highest_shell(settings: Class2dSettings, box: int, pixel_size_angstrom: float) -> int:

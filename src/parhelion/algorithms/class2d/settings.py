@@ -25,7 +25,7 @@ class Class2dSettings:
     makes the classes' likelihoods count less. ``start_average`` particles make a class of the start.
     ``own_sigma`` and ``own_scale`` give each particle its own noise amplitude and scale (``weights``).
     The schedule never takes less than ``least_percent``: what the classification used that the references
-    come from.
+    come from. Only particles from ``first`` to ``last`` (counted from 1) take part.
     """
 
     diameter_angstrom: float
@@ -46,6 +46,8 @@ class Class2dSettings:
     own_sigma: bool = True
     own_scale: bool = True
     least_percent: float = 0.0
+    first: int = 1
+    last: int | None = None
     seed: int = 0
 
     @property

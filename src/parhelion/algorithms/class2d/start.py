@@ -53,7 +53,7 @@ def given_averages(problem: Class2dProblem, noise: np.ndarray, references: np.nd
     power = on_points(torch.from_numpy(noise), points)[:, :count].to(problem.loader.device)
     excess = torch.zeros(count, dtype=torch.float64)
     waves = torch.zeros(count, dtype=torch.float64)
-    sample = problem.rows[:: max(1, len(problem.rows) // 1000)]
+    sample = problem.usable[:: max(1, len(problem.usable) // 1000)]
     for first in range(0, len(sample), CHUNK):
         batch = problem.loader.batch(sample[first : first + CHUNK], count).whitened(power)
         energy = batch.data[:, 0].abs().square() - problem.loader.mask_energy
