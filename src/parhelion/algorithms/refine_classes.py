@@ -78,6 +78,22 @@ class RefinedClasses:
     particles: ParticleSet
 
 
+class ImagesOf:
+    """The images of some particles of a table: views are rows of ``particles.take(index)``."""
+
+    def __init__(self, source: ParticleSource, particles: ParticleSet, index: np.ndarray) -> None:
+        self.source, self.box = source, source.box
+        rank = np.full(len(particles), -1)
+        rank[index] = np.arange(len(index))
+        owner = rank[particles.views.particle]
+        order = np.argsort(owner, kind="stable")
+        self.views = order[owner[order] >= 0]
+
+    def images(self, views: np.ndarray) -> np.ndarray:
+        """See ParticleSource."""
+        return self.source.images(self.views[views])
+
+
 class Tagged:
     """An Observer whose rows and stages say which part of the work they belong to."""
 
@@ -136,6 +152,8 @@ def refine_classes(
         after_round=after_round and partial(after_round, "together"),
         **kept,
     )
+    usable = np.setdiff1d(np.arange(len(particles)), together.unusable)
+    source = ImagesOf(source, particles, usable)
     found = classify3d(
         together.particles,
         source,
@@ -143,6 +161,8 @@ def refine_classes(
         observer=Tagged(observer, "classes"),
         **common,
     )
+    told = np.setdiff1d(np.arange(len(together.particles)), found.unusable)
+    source = ImagesOf(source, together.particles, told)
     classes = []
     for number, one in enumerate(found.classes, 1):
         name = f"class_{number:03d}"
@@ -208,8 +228,9 @@ def _refined(
             f"{FEWEST_OF_HALF} in each half); the map of the classification stands for them"
         )
         return result
+    images = ImagesOf(source, found.particles, rows)
     own = replace(settings.refine, symmetry=one.symmetry, diameter_angstrom=together.diameter_angstrom)
-    return replace(result, refined=refine3d(members, source, one.map, own, **kept))
+    return replace(result, refined=refine3d(members, images, one.map, own, **kept))
 
 
 def _with_refined_poses(found: Classification, classes: list[RefinedClass]) -> ParticleSet:
