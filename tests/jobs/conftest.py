@@ -50,7 +50,7 @@ def half_maps(tmp_path: Path) -> list[Path]:
 def run(tmp_path: Path) -> Callable[..., Result]:
     """``run("fsc", input=…)`` on one thread of the CPU, into a folder of its own."""
 
-    def call(name: str, **options: Any) -> Result:
+    def call(name: str, /, **options: Any) -> Result:
         options.setdefault("output", tmp_path / f"out_{name}")
         return api.function(name)(**{"device": "cpu", "threads": 1, **options})
 

@@ -16,7 +16,7 @@ def simulated(run, molecule):
 
 def test_everything_is_written(run, simulated) -> None:
     found = run("reconstruct", input=simulated["truth"])
-    assert set(found.outputs) == {"map", "half1", "half2", "mask", "fsc"}
+    assert set(found.outputs) == {"map", "half1", "half2", "mask", "fsc", "statistics"}
     reference = read_volume(simulated["reference"]).data
     made = read_volume(found.outputs["map"])
     assert made.pixel_size_angstrom == pytest.approx(4.0)
@@ -84,3 +84,132 @@ def test_a_dry_run_estimates_and_writes_nothing(run, simulated, tmp_path) -> Non
     found = run("reconstruct", input=simulated["truth"], dry_run=True, output=tmp_path / "dry")
     assert found.estimate.memory_bytes > 3e8
     assert not (tmp_path / "dry").exists()
+
+
+@pytest.fixture
+def scored(simulated):
+    """The table beside the images, with classes, occupancies, scores and exposures."""
+    from parhelion.io.particles import read_particles, write_particles
+    from parhelion.model.occupancy import with_occupancies
+
+    particles = read_particles(simulated["truth"])
+    rng = np.random.default_rng(1)
+    share = np.where(np.arange(120) < 80, 95.0, 5.0)
+    particles = with_occupancies(particles, np.stack([share, 100 - share], axis=1))
+    columns = {
+        "cisTEMScore": rng.normal(20, 8, 120) + 2e-3 * particles.views.defocus_u_angstrom,
+        "cisTEMPreExposure": np.zeros(120),
+        "cisTEMTotalExposure": np.full(120, 60.0),
+    }
+    from dataclasses import replace
+
+    particles = replace(particles, extra=particles.extra.with_columns(columns))
+    path = simulated["truth"].parent / "scored.star"
+    write_particles(path, particles)
+    return path
+
+
+def test_maps_of_classes(run, scored) -> None:
+    found = run("reconstruct", input=scored, classes="all")
+    assert [p.name for p in found.outputs["maps"]] == ["map_001.mrc", "map_002.mrc"]
+    assert [p.name for p in found.outputs["statistics_of"]] == ["statistics_001.txt", "statistics_002.txt"]
+    assert found.figures["particles_in_map_class1"] == pytest.approx(78)
+    assert found.figures["resolution_angstrom_class1"] < found.figures["resolution_angstrom_class2"]
+
+
+OPTIONS = [
+    {"score_weight": 0.0},
+    {"adjust_scores": False},
+    {"score_threshold": 0.5},
+    {"score_threshold": 45.0},
+    {"exposure_weights": True},
+    {"classes": "2"},
+    {"classes": "1", "occupancy_weights": False},
+    {"first": 30},
+    {"last": 90},
+    {"split": "even-odd"},
+    {"normalise": False},
+    {"diameter": 90.0},
+    {"diameter": 90.0, "crop": True},
+    {"padding": 1.5},
+    {"resolution_limit": 20.0},
+    {"ewald": "positive"},
+    {"auto_mask": False},
+    {"outer_radius": 40.0},
+    {"outer_radius": 40.0, "inner_radius": 15.0},
+    {"centre": True},
+]
+
+
+def test_every_option_changes_something(run, scored, tmp_path) -> None:
+    plain = run("reconstruct", input=scored, output=tmp_path / "plain").outputs
+    before = {name: read_volume(plain[name]).data for name in ("map", "half1", "mask")}
+    for number, options in enumerate(OPTIONS):
+        found = run("reconstruct", input=scored, output=tmp_path / str(number), **options).outputs
+        names = {name: name for name in before} if "map" in found else {"map": "maps"}
+        differences = []
+        for one, other in names.items():
+            path = found[other][0] if isinstance(found[other], list) else found[other]
+            after = read_volume(path).data
+            differences.append(np.abs(before[one] - after).max() / np.abs(before[one]).max())
+        assert max(differences) > 1e-3, options
+
+
+def test_blurring_needs_a_reference_and_uses_its_options(run, scored, simulated, tmp_path) -> None:
+    def blurred(name: str, **options):
+        options |= {"reference": simulated["reference"], "output": tmp_path / name}
+        return read_volume(run("reconstruct", input=scored, **options).outputs["map"]).data
+
+    plain = blurred("plain")
+    scale = np.abs(plain).max()
+    assert np.abs(plain - blurred("smooth", smoothing=0.1)).max() > 1e-3 * scale
+    assert np.abs(plain - blurred("coarse", reference_limit=30.0)).max() > 1e-3 * scale
+    with pytest.raises(ParameterError, match="--smoothing needs --reference"):
+        run("reconstruct", input=scored, smoothing=0.5)
+
+
+def test_a_thresholded_reference_has_no_deep_holes(molecule) -> None:
+    from parhelion.io.mrc import write_volume
+    from parhelion.jobs.reconstruct import Params, _reference
+    from parhelion.model.volume import Volume
+
+    data = read_volume(molecule).data - 0.9
+    write_volume(molecule, Volume(data=data, pixel_size_angstrom=4.0))
+    common = {"input": molecule, "reference": molecule}
+    kept = _reference(Params.model_construct(**common, threshold_reference=False))
+    raised = _reference(Params.model_construct(**common, threshold_reference=True))
+    assert raised.data.min() == pytest.approx(-0.3 * data.max())
+    assert kept.data.min() == pytest.approx(data.min())
+
+
+def test_statistics_in_cistems_columns(run, simulated, tmp_path) -> None:
+    from parhelion.io.statistics import read_statistics
+
+    plain = run("reconstruct", input=simulated["truth"], output=tmp_path / "a")
+    massive = run(
+        "reconstruct",
+        input=simulated["truth"],
+        outer_radius=60.0,
+        mass=50.0,
+        smooth=True,
+        output=tmp_path / "b",
+    )
+    assert plain.outputs["statistics"].read_text().startswith("C SHELL")
+    one, other = (read_statistics(r.outputs["statistics"]) for r in (plain, massive))
+    assert one.part_ssnr is not None and other.part_ssnr is not None
+    assert other.part_ssnr[4] > one.part_ssnr[4]
+
+
+def test_particles_follow_the_centre(run, simulated, tmp_path) -> None:
+    from parhelion.io.particles import read_particles, write_particles
+
+    particles = read_particles(simulated["truth"])
+    off = particles.shift_xyz_angstrom + particles.rotation @ np.array([12.0, -8.0, 16.0])
+    off[:, 2] = 0
+    moved = simulated["truth"].parent / "moved.star"
+    write_particles(moved, particles.with_poses(particles.rotation, off))
+    found = run("reconstruct", input=moved, centre=True, output=tmp_path / "centred")
+    again = run("reconstruct", input=found.outputs["particles"], output=tmp_path / "again")
+    a, b = (read_volume(r.outputs["map"]).data[4:-4, 4:-4, 4:-4].ravel() for r in (found, again))
+    assert np.corrcoef(a, b)[0, 1] > 0.98
+    assert found.figures["moved_angstrom"] > 8

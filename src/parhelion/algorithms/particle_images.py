@@ -5,37 +5,23 @@ import threading
 import numpy as np
 
 from parhelion.algorithms.class2d.problem import has_blank_edge
+from parhelion.algorithms.preparation import MASK_GROWTH
 from parhelion.contracts import ParticleSource
-from parhelion.engine.loader import EDGE_PIXELS
+from parhelion.engine.search_view import cropped_box, middle
 from parhelion.errors import ParameterError
 
-MARGIN = 1.15
-"""Of a cropped box over the diameter of the circle that images are masked to; what is outside is noise."""
 
+def cropped_to(box: int, pixel_size_angstrom: float, diameter_angstrom: float) -> int:
+    """The box that holds the soft mask of a particle, ``box`` itself where cropping would save little.
 
-def cropped_box(box: int, pixel_size_angstrom: float, diameter_angstrom: float) -> int:
-    """The smallest box with a fast transform, of the same parity, that holds particle and soft mask.
-
-    ``box`` itself where there is nothing to crop. Raises ParameterError where no diameter was given, so that
-    the particle is as large as the box.
+    Raises ParameterError for a particle as large as the box.
     """
     if diameter_angstrom >= box * pixel_size_angstrom:
         raise ParameterError(
             f"a particle as large as the box ({box * pixel_size_angstrom:.0f} Å) cannot be cropped; "
             "--crop needs --diameter"
         )
-    least = MARGIN * MARGIN * diameter_angstrom / pixel_size_angstrom + 2 * EDGE_PIXELS
-    for size in range(int(np.ceil(least)), box):
-        if size % 2 == box % 2 and (_is_fast(size) or size % 2):
-            return size
-    return box
-
-
-def _is_fast(size: int) -> bool:
-    for factor in (2, 3, 5):
-        while size % factor == 0:
-            size //= factor
-    return size == 1
+    return cropped_box(box, MASK_GROWTH * diameter_angstrom / pixel_size_angstrom)
 
 
 class PreparedImages:
@@ -63,8 +49,7 @@ class PreparedImages:
                 images[blank] = np.nan
                 with self._lock:
                     self.blank.update(np.asarray(views)[blank].tolist())
-        before = self.source.box // 2 - self.box // 2
         if self.box == self.source.box:
             return images
-        inner = slice(before, before + self.box)
+        inner = middle(self.source.box, self.box)
         return np.ascontiguousarray(images[:, inner, inner])

@@ -23,9 +23,9 @@ from parhelion.geometry.rotations import exp_so3
 from parhelion.kernels import dispatch
 from parhelion.model.volume import Volume
 
-STEPS = 3
+STEPS = 5
 """Steps to either side, of the angle and of each shift."""
-SHIFT_STEP, ANGLE_STEP = 0.2, 0.4
+SHIFT_STEP, ANGLE_STEP = 0.12, 0.24
 """Of a shift in units of the resolution; of the angle in the resolution over the particle's radius."""
 LEAST = 0.005
 SAMPLE = 200
@@ -97,7 +97,7 @@ def make_blurring(
     finest = extent / points.max_shell
     resolution = max(resolution_angstrom or finest, finest)
     count = points.count(extent / resolution)
-    data = torch.from_numpy(np.ascontiguousarray(reference.data, np.float32)).to(loader.device)
+    data = torch.from_numpy(np.array(reference.data, np.float32)).to(loader.device)
     volume = fourier_volume(data, points.max_shell)
     step = ANGLE_STEP * resolution / (diameter_angstrom / 2)
     angles = step * np.arange(-STEPS, STEPS + 1)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from parhelion.algorithms import preparation as prepare
-from parhelion.algorithms.particle_images import PreparedImages, cropped_box
+from parhelion.algorithms.particle_images import PreparedImages, cropped_to
 from parhelion.algorithms.particle_weights import WeightSettings, particle_weights
 from parhelion.algorithms.pose_blurring import Blurring, make_blurring
 from parhelion.algorithms.reconstruct_solve import ReconstructResult, SolveSettings, solve_maps
@@ -172,7 +172,7 @@ def sum_particles(
     pixel, full = particles.optics[0].pixel_size_angstrom, source.box
     diameter = settings.diameter_angstrom or full * pixel
     prepare.check_diameter(diameter, full, pixel)
-    box = cropped_box(full, pixel, diameter) if settings.crop else full
+    box = cropped_to(full, pixel, diameter) if settings.crop else full
     images = PreparedImages(source, box, exclude_edges=settings.exclude_edges)
     shell = prepare.highest_shell(box, pixel, settings.resolution_limit_angstrom)
     memory = memory_plan(len(particles), full, pixel, settings, available_bytes)

@@ -9,15 +9,14 @@ from parhelion.algorithms.masking import apply_mask
 from parhelion.algorithms.postprocess.gold_standard import GoldStandard, gold_standard_fsc
 from parhelion.algorithms.reconstruct_sums import PartialSums
 from parhelion.contracts import Executor, Observer
+from parhelion.engine.centre import offset_voxels, rolled
 from parhelion.engine.halves import LIGHT_PRIOR, solve_combined, solve_halves
+from parhelion.engine.search_view import middle
 from parhelion.engine.solvent import Solvent
 from parhelion.engine.update import MapSums, complete_mates, solve, symmetrise
 from parhelion.errors import InputError, ParameterError
 from parhelion.geometry.symmetry import symmetry_group
 from parhelion.model.volume import Volume
-
-DENSE = 3.0
-"""Standard deviations above its mean from which on a map counts as mass."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,8 +131,7 @@ def _both_halves(
 def _solvent(sums: PartialSums, box: int, settings: SolveSettings, mask: Volume | None) -> Solvent:
     given = None
     if mask is not None:
-        before = sums.full_box // 2 - box // 2
-        inner = slice(before, before + box)
+        inner = middle(sums.full_box, box)
         given = np.clip(mask.data[inner, inner, inner], 0, 1).astype(np.float32)
     return Solvent.within(
         box,
@@ -174,16 +172,17 @@ def _volume(sums: PartialSums, data: torch.Tensor, outside: float | None = None)
 
 
 def _centred(found: ReconstructResult, symmetry: str, observer: Observer) -> ReconstructResult:
-    """Everything moved so that the centre of mass is in the middle, as far as the symmetry lets it."""
-    from parhelion.algorithms.frame_change import volume_in_frame
-
-    shift = -centre_of_mass(found.map) * _free_axes(symmetry)
-    if not shift.any():
+    """Everything moved by whole voxels so that the centre of mass is in the middle, as far as the symmetry
+    lets it."""
+    pixel = found.map.pixel_size_angstrom
+    offset = offset_voxels(found.map.data, pixel, symmetry_group(symmetry).operators)
+    if not offset.any():
         return found
-    observer.notice(f"the centre of mass was moved by {np.linalg.norm(shift):.1f} Å to the middle")
+    observer.notice(f"the centre of mass was moved by {np.linalg.norm(offset) * pixel:.1f} Å to the middle")
 
     def moved(volume: Volume) -> Volume:
-        return volume_in_frame(volume, np.eye(3), shift)
+        data = rolled(torch.from_numpy(volume.data), offset).numpy()
+        return Volume(data=data, pixel_size_angstrom=pixel)
 
     halves = found.half_maps
     return replace(
@@ -191,23 +190,5 @@ def _centred(found: ReconstructResult, symmetry: str, observer: Observer) -> Rec
         map=moved(found.map),
         half_maps=None if halves is None else (moved(halves[0]), moved(halves[1])),
         mask=None if found.mask is None else moved(found.mask),
-        shift_xyz_angstrom=shift,
+        shift_xyz_angstrom=-offset * pixel,
     )
-
-
-def _free_axes(symmetry: str) -> np.ndarray:
-    """Along which axes the operators let the molecule move, ``(3,)`` of 0 and 1."""
-    mean = symmetry_group(symmetry).operators.mean(0)
-    return np.asarray(np.diag(mean) > 0.5, np.float64)
-
-
-def centre_of_mass(volume: Volume) -> np.ndarray:
-    """x, y, z in Å from voxel ``n // 2`` of what stands out of a map; 0 where nothing does."""
-    data = np.asarray(volume.data, np.float64)
-    weight = np.maximum(data - data.mean() - DENSE * data.std(), 0)
-    total = weight.sum()
-    if total <= 0:
-        return np.zeros(3)
-    axis = (np.arange(volume.box) - volume.box // 2) * volume.pixel_size_angstrom
-    sums = [weight.sum(axis=others) @ axis for others in ((0, 1), (0, 2), (1, 2))]
-    return np.array(sums) / total

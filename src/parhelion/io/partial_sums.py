@@ -37,7 +37,7 @@ def read_header(path: Path | str) -> dict[str, Any]:
 
 def _read(path: Path, arrays: bool) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     try:
-        with np.load(path, allow_pickle=False) as content:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
             header = json.loads(str(content[HEADER]))
             names = [name for name in content.files if arrays and name != HEADER]
             found = {name: content[name] for name in names}
