@@ -1,6 +1,9 @@
 """How a named value reads: ``resolution_angstrom`` 8.1234 becomes "Resolution", "8.12 Å"."""
 
 UNITS = {
+    "_rad_angstrom3": "rad Å³",
+    "_rad_angstrom4": "rad Å⁴",
+    "_mrad": "mrad",
     "_angstrom3": "Å³",
     "_angstrom2": "Å²",
     "_angstrom": "Å",

@@ -49,11 +49,19 @@ class GroupModel:
     stretch: list[tuple[Tensor, Tensor, Tensor, Tensor] | None]
 
 
+def slice_frequencies(group: OpticsGroup, loader: ParticleLoader, count: int) -> tuple[Tensor, Tensor]:
+    """``M k`` ``(count,)`` float64 in shells: where the slices of a group's images are taken."""
+    kx, ky = (k[:count].double().to(loader.device) for k in (loader.points.kx, loader.points.ky))
+    m00, m01, m10, m11 = group.magnification
+    return m00 * kx + m01 * ky, m10 * kx + m11 * ky
+
+
 @dataclass(frozen=True, kw_only=True)
 class Chunk:
-    """Whitened particles ``n`` of one group: ``data`` freed of phases and slice ``(n, k)`` complex64.
+    """Whitened particles ``n`` of one group: ``data`` freed of phases and slices ``(n, k)`` complex64.
 
-    ``sine`` and ``cosine (n, k)`` are those of χ, times the envelope.
+    ``sine`` and ``cosine (n, k)`` are those of χ, times the envelope; ``weight (k,)`` is what the slices are
+    worth, not yet multiplied in.
     """
 
     data: Tensor
@@ -61,11 +69,22 @@ class Chunk:
     sine: Tensor
     cosine: Tensor
     amplitude: Tensor
+    weight: Tensor
+
+    @property
+    def scale(self) -> Tensor:
+        """Amplitude times weight ``(n, k)``."""
+        return self.amplitude[:, None] * self.weight
 
     @property
     def prediction(self) -> Tensor:
         """``a C P``."""
-        return self.slices * (self.amplitude[:, None] * self.sine)
+        return self.slices * (self.scale * self.sine)
+
+    @property
+    def turned(self) -> Tensor:
+        """``a C' P``: the derivative by a phase in χ."""
+        return self.slices * (self.scale * self.cosine)
 
 
 def group_model(
@@ -74,8 +93,7 @@ def group_model(
     """The first ``count`` points of a group; ``frequency`` (1/Å) is where phases of 1 radian are the unit."""
     extent, device = loader.extent_angstrom, loader.device
     kx, ky = (k[:count].double().to(device) for k in (loader.points.kx, loader.points.ky))
-    m00, m01, m10, m11 = group.magnification
-    mx, my = m00 * kx + m01 * ky, m10 * kx + m11 * ky
+    mx, my = slice_frequencies(group, loader, count)
     chi, phi = _phases(group, mx / extent, my / extent)
     s2 = (kx**2 + ky**2) / extent**2
     basis = [_basis(column.name, kx, ky, mx, my, extent * frequency) for column in columns]
@@ -161,11 +179,11 @@ def chunk_of(
     rows: np.ndarray,
     model: GroupModel,
     optics: Optics,
-    reference: FourierVolume,
+    slices: Tensor,
     whitening: Tensor,
     weight: Tensor,
-) -> tuple[Chunk, Tensor]:
-    """Particles ``rows`` of one group and which are usable ``(n,)``.
+) -> Chunk:
+    """Particles ``rows`` of one group, whose central slices are ``slices (n, k)``.
 
     ``whitening (noise groups, k)`` is 1/σ, ``weight (k,)`` what the reference's amplitudes are worth.
     """
@@ -185,15 +203,14 @@ def chunk_of(
     turns = chi / (2 * math.pi)
     angle = (turns - turns.round()).float() * (2 * math.pi)
     envelope = _envelope(loader, rows, model)
-    slices = _slices(reference, optics.rotation[rows], model.kx, model.ky)
-    chunk = Chunk(
+    return Chunk(
         data=data,
-        slices=slices * (white * weight),
+        slices=slices[:, :count] * white,
         sine=angle.sin() * envelope,
         cosine=angle.cos() * envelope,
         amplitude=torch.from_numpy(optics.amplitude[rows]).float().to(device),
+        weight=weight,
     )
-    return chunk, valid[:, 0]
 
 
 def _wave(phase: Tensor) -> Tensor:
@@ -213,20 +230,21 @@ def _envelope(loader: ParticleLoader, rows: np.ndarray, model: GroupModel) -> Te
     return scale * torch.exp(-0.25 * torch.outer(bfactor, s2))
 
 
-def _slices(reference: FourierVolume, rotation: np.ndarray, kx: Tensor, ky: Tensor) -> Tensor:
+def central_slices(reference: FourierVolume, rotation: np.ndarray, kx: Tensor, ky: Tensor) -> Tensor:
+    """The reference's transform ``(n, k)`` complex64 at ``Aᵀ (kx, ky, 0)``, ``kx, ky`` in shells."""
     poses = torch.from_numpy(np.ascontiguousarray(rotation)).to(reference.data.device)
     return dispatch.extract(reference.data, poses, kx.contiguous(), ky.contiguous(), reference.padding)
 
 
 def slopes(
-    reference: FourierVolume, rotation: np.ndarray, model: GroupModel, weight: Tensor
+    reference: FourierVolume, rotation: np.ndarray, model: GroupModel, whitening: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """How fast the slices ``(n, k)`` change per shell along kx and ky."""
+    """How fast the slices ``(n, k)``, times ``whitening (n, k)``, change per shell along kx and ky."""
     made = []
     for dx, dy in ((SLOPE_STEP, 0.0), (0.0, SLOPE_STEP)):
-        up = _slices(reference, rotation, model.kx + dx, model.ky + dy)
-        down = _slices(reference, rotation, model.kx - dx, model.ky - dy)
-        made.append((up - down) * (weight / (2 * SLOPE_STEP)))
+        up = central_slices(reference, rotation, model.kx + dx, model.ky + dy)
+        down = central_slices(reference, rotation, model.kx - dx, model.ky - dy)
+        made.append((up - down) * (whitening / (2 * SLOPE_STEP)))
     return made[0], made[1]
 
 
@@ -234,17 +252,16 @@ def jacobian(
     chunk: Chunk, columns: tuple[Column, ...], model: GroupModel, slope: tuple[Tensor, Tensor] | None
 ) -> Tensor:
     """Columns ``(n, columns, k)`` complex64 of the model ``a C P``; ``slope`` belongs to those of a slice."""
-    even = chunk.slices * (chunk.amplitude[:, None] * chunk.cosine)
-    value = chunk.prediction
+    even, value = chunk.turned, chunk.prediction
     out = value.new_empty((len(value), len(columns), value.shape[1]))
     for at, column in enumerate(columns):
         stretch, basis = model.stretch[at], model.basis[at]
         if column.kind == "amplitude":
-            out[:, at] = chunk.slices * chunk.sine
+            out[:, at] = chunk.slices * (chunk.weight * chunk.sine)
         elif stretch is not None and slope is not None:
             dx, dy, chi, phi = stretch
             moved = slope[0] * dx + slope[1] * dy
-            out[:, at] = moved * (chunk.amplitude[:, None] * chunk.sine) + even * chi + 1j * value * phi
+            out[:, at] = moved * (chunk.scale * chunk.sine) + even * chi + 1j * value * phi
         elif basis is not None:
             out[:, at] = even * basis if column.kind == "even" else 1j * value * basis
     return out

@@ -1,14 +1,23 @@
 """Passes over all particles: how far the reference explains them, defocus searches, normal equations."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from parhelion.algorithms.ctf_refine.model import Chunk, GroupModel, chunk_of, group_model, jacobian, slopes
+from parhelion.algorithms.ctf_refine.model import (
+    Chunk,
+    GroupModel,
+    central_slices,
+    chunk_of,
+    group_model,
+    jacobian,
+    slice_frequencies,
+    slopes,
+)
 from parhelion.algorithms.ctf_refine.settings import AMPLITUDE
 from parhelion.algorithms.ctf_refine.solve import Normal
 from parhelion.algorithms.ctf_refine.state import Changes, Optics, Start
@@ -40,11 +49,36 @@ class Work:
     chunk: int
     executor: Executor
     cancel: Cancel
+    slice_cache: "SliceCache | None" = None
 
     @property
     def points(self) -> FourierPoints:
         """The Fourier points."""
         return self.loader.points
+
+
+@dataclass(kw_only=True)
+class SliceCache:
+    """Keeps slices from pass to pass within ``left`` bytes; only for slices that stay where they are."""
+
+    left: int
+    kept: dict[int, Tensor] = field(default_factory=dict)
+
+    def clear(self) -> None:
+        """Forget all."""
+        self.left += sum(slices.numel() * slices.element_size() for slices in self.kept.values())
+        self.kept.clear()
+
+    def get(self, key: int, make: Callable[[], Tensor]) -> Tensor:
+        """The slices called ``key``, made where they are not there."""
+        found = self.kept.get(key)
+        if found is None:
+            found = make()
+            size = found.numel() * found.element_size()
+            if size <= self.left:
+                self.left -= size
+                self.kept[key] = found
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,25 +117,26 @@ def _smooth(values: np.ndarray) -> np.ndarray:
 def measure(work: Work, changes: Changes, limit: float) -> Agreement:
     """How the reference, without weights, agrees with the data up to ``limit`` shells."""
     ones = np.ones(work.points.max_shell + 1)
+    return _agreement(work, list(_mapped(work, changes, limit, ones, lambda chunk, *_: _sums(chunk))))
 
-    def one(chunk: Chunk, _rows: np.ndarray, _model: GroupModel, _ref: FourierVolume) -> list[Tensor]:
-        value = chunk.slices * chunk.sine
-        return [
-            (chunk.data.conj() * value).real.sum(0).double(),
-            value.abs().square().sum(0).double(),
-            chunk.data.abs().square().sum(0).double(),
-        ]
 
-    parts = list(_mapped(work, changes, limit, ones, one))
+def _sums(chunk: Chunk) -> Tensor:
+    """Sums over particles ``(3, k)`` float64: cross, norm, power."""
+    value = chunk.slices * chunk.sine
+    cross = (chunk.data.real * value.real + chunk.data.imag * value.imag).sum(0)
+    power = (part.real.square().sum(0) + part.imag.square().sum(0) for part in (value, chunk.data))
+    return torch.stack([cross, *power]).double().cpu()
+
+
+def _agreement(work: Work, parts: list[Tensor]) -> Agreement:
     if not parts:
         raise InputError("none of the particles has a usable image (all are constant or not finite)")
     count = np.bincount(work.points.shell.numpy(), minlength=work.points.max_shell + 1)
-    sums = (torch.stack([part[i] for part in parts]).sum(0) for i in range(3))
-    cross, norm, power = (work.points.shell_mean(s).cpu().numpy() * count for s in sums)
+    cross, norm, power = work.points.shell_mean(torch.stack(parts).sum(0)).numpy() * count
     return Agreement(cross=cross, norm=norm, power=power)
 
 
-def log_likelihood(work: Work, changes: Changes, weights: np.ndarray) -> np.ndarray:
+def log_likelihood(work: Work, changes: Changes, limit: float, weights: np.ndarray) -> np.ndarray:
     """Log-likelihood of each particle ``(n,)`` relative to no signal at all; 0 where it was not used.
 
     The amplitude of each particle is that which fits best, so that before and after are compared alike.
@@ -111,38 +146,43 @@ def log_likelihood(work: Work, changes: Changes, weights: np.ndarray) -> np.ndar
     def one(
         chunk: Chunk, rows: np.ndarray, _model: GroupModel, _ref: FourierVolume
     ) -> tuple[np.ndarray, np.ndarray]:
-        value = chunk.slices * chunk.sine
+        value = chunk.slices * (chunk.weight * chunk.sine)
         prior = 0.5 / AMPLITUDE.prior**2
         cross = (chunk.data.conj() * value).real.double().sum(1) + prior
         gain = cross.clamp_min(0).square() / (value.abs().square().double().sum(1) + prior)
         return rows, gain.cpu().numpy()
 
-    for rows, gain in _mapped(work, changes, work.points.max_shell, weights, one):
+    for rows, gain in _mapped(work, changes, limit, weights, one):
         out[rows] = gain
     return out
 
 
-def normal_equations(work: Work, changes: Changes, limit: float, weights: np.ndarray) -> list[Normal]:
-    """Gradient and normal matrix of every particle, in units of the solver."""
+def normal_equations(
+    work: Work, changes: Changes, limit: float, weights: np.ndarray
+) -> tuple[list[Normal], Agreement]:
+    """Gradient and normal matrix of every particle, in units of the solver, and how the data agree."""
     columns = work.start.layout.columns
     sloped = any(column.kind == "slice" for column in columns)
     optics = work.start.optics(changes)
-    on_points = _on_points(work, weights)
 
-    def one(chunk: Chunk, rows: np.ndarray, model: GroupModel, reference: FourierVolume) -> Normal:
+    def one(
+        chunk: Chunk, rows: np.ndarray, model: GroupModel, reference: FourierVolume
+    ) -> tuple[Normal, Tensor]:
         count = chunk.data.shape[1]
         slope = None
         if sloped:
             noise = torch.from_numpy(work.loader.particles.views.noise_group[rows].astype(np.int64))
-            white = work.whitening[noise.to(work.whitening.device)][:, :count] * on_points[:count]
+            white = work.whitening[noise.to(work.whitening.device)][:, :count]
             slope = slopes(reference, optics.rotation[rows], model, white)
         columns_of = torch.view_as_real(jacobian(chunk, columns, model, slope)).flatten(2)
         residual = torch.view_as_real(chunk.data - chunk.prediction).flatten(1)
         h = columns_of @ columns_of.mT
         g = (columns_of @ residual.unsqueeze(-1)).squeeze(-1)
-        return Normal(rows=rows, g=g.double().cpu().numpy(), h=h.double().cpu().numpy())
+        normal = Normal(rows=rows, g=g.double().cpu().numpy(), h=h.double().cpu().numpy())
+        return normal, _sums(chunk)
 
-    return list(_mapped(work, changes, limit, weights, one))
+    made = list(_mapped(work, changes, limit, weights, one))
+    return [normal for normal, _ in made], _agreement(work, [sums for _, sums in made])
 
 
 def _on_points(work: Work, weights: np.ndarray) -> Tensor:
@@ -177,14 +217,30 @@ def mapped(
     def one(piece: tuple[int, int, np.ndarray]) -> T:
         group, reference, rows = piece
         volume = work.references[reference]
-        chunk, _ = chunk_of(
-            work.loader, rows, models[group], optics, volume, work.whitening[:, :count], on_points
+        slices = _slices(work, optics, group, volume, rows, count)
+        chunk = chunk_of(
+            work.loader, rows, models[group], optics, slices, work.whitening[:, :count], on_points
         )
         return function(chunk, rows, models[group], volume)
 
     for result in work.executor.map(one, list(_pieces(work))):
         work.cancel.check()
         yield result
+
+
+def _slices(
+    work: Work, optics: Optics, group: int, volume: FourierVolume, rows: np.ndarray, count: int
+) -> Tensor:
+    """Central slices on at least the first ``count`` points, kept from pass to pass where they stay."""
+
+    def made(points: int) -> Tensor:
+        kx, ky = slice_frequencies(optics.groups[group], work.loader, points)
+        return central_slices(volume, optics.rotation[rows], kx.float(), ky.float())
+
+    if work.slice_cache is None:
+        return made(count)
+    limit = round(work.start.frequency * work.loader.extent_angstrom)
+    return work.slice_cache.get(int(rows[0]), lambda: made(work.points.count(limit)))
 
 
 def _pieces(work: Work) -> Iterator[tuple[int, int, np.ndarray]]:

@@ -37,8 +37,7 @@ def phase_pictures(work: Work, changes: Changes, weights: np.ndarray, limit: int
     sums = [torch.zeros((4, count), dtype=torch.float64) for _ in range(groups)]
 
     def one(chunk: Chunk, rows: np.ndarray, _model: GroupModel, _ref: FourierVolume) -> tuple[int, Tensor]:
-        value = chunk.prediction
-        slope = chunk.slices * (chunk.amplitude[:, None] * chunk.cosine)
+        value, slope = chunk.prediction, chunk.turned
         parts = (
             (value.conj() * chunk.data).imag,
             value.abs().square(),

@@ -26,7 +26,7 @@ USEFUL_FSC = 0.5
 LOWEST_SHELLS = 3
 COARSEST_ANGSTROM = 30.0
 """Detail coarser than this says nothing about the CTF, and much about ice and solvent."""
-ROOM_FOR_STRETCH = 1.08
+ROOM_FOR_STRETCH = 1.1
 
 
 @dataclass(frozen=True, kw_only=True)

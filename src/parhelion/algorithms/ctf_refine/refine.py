@@ -8,6 +8,7 @@ from scipy.stats import chi2 as chi2_distribution
 
 from parhelion.algorithms.ctf_refine.passes import (
     Agreement,
+    SliceCache,
     Work,
     log_likelihood,
     measure,
@@ -41,6 +42,8 @@ SIGNIFICANCE = 0.01
 JACOBIAN_BYTES = 48_000_000
 LARGEST_CHUNK = 32
 AMPLITUDES = (-0.95, 3.0)
+LARGEST_STRETCH = 0.04
+"""How far a magnification may be off; ``reference.ROOM_FOR_STRETCH`` leaves room for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +141,7 @@ def refine_ctf(
         chunk=chunk_size(len(start.layout.columns), loader.points.count(references.highest_shell)),
         executor=executor,
         cancel=cancel,
+        slice_cache=None if settings.magnification else SliceCache(left=cache_bytes),
     )
     return _Refinement(work=work, settings=settings, references=references, observer=observer).run()
 
@@ -172,7 +176,7 @@ class _Refinement:
             changes, solution = self._stage(changes, limit, STAGES[-1][1], dropped)
         after = measure(self.work, changes, limit)
         weights = after.weights(limit)
-        gain = log_likelihood(self.work, changes, weights) - log_likelihood(self.work, unchanged, weights)
+        gain, old = (log_likelihood(self.work, at, limit, weights) for at in (changes, unchanged))
         used_shell = int(np.flatnonzero(weights).max(initial=0))
         return CtfRefineResult(
             particles=start.result(changes),
@@ -183,7 +187,7 @@ class _Refinement:
             blocks=blocks,
             references=self.references,
             used=self.work.used,
-            gain=gain,
+            gain=gain - old,
             before=before,
             after=after,
             resolution_used_angstrom=self.work.loader.extent_angstrom / max(used_shell, 1),
@@ -196,6 +200,8 @@ class _Refinement:
             return
         rows = np.unique(self.work.start.particles.views.particle[sorted(bad)])
         self.work.used[rows] = False
+        if self.work.slice_cache is not None:
+            self.work.slice_cache.clear()
         self.observer.notice(
             f"{len(rows)} particles have images that are not finite or constant; their parameters stay as "
             f"they are: {name_images(self.work.start.particles, rows)}"
@@ -232,9 +238,11 @@ class _Refinement:
         weights = measure(work, changes, limit).weights(whole)
         if self.settings.defocus != "no":
             changes = search_defocus(work, changes, self.settings, limit, weights)
-        for _ in range(most):
             weights = measure(work, changes, limit).weights(whole)
-            solution = solve(work.start, changes, normal_equations(work, changes, limit, weights), frozen)
+        for _ in range(most):
+            parts, agreement = normal_equations(work, changes, limit, weights)
+            weights = agreement.weights(whole)
+            solution = solve(work.start, changes, parts, frozen)
             changes = self._within_limits(solution.changes)
             self.steps += 1
             self.observer.record(
@@ -250,12 +258,14 @@ class _Refinement:
         return changes, solution
 
     def _within_limits(self, changes: Changes) -> Changes:
-        """Amplitudes stay positive, defoci of particles within the range that was searched."""
+        """Amplitudes stay positive, defoci within the searched range, slices within the reference."""
         particle = changes.particle.copy()
         particle[:, 0] = np.clip(particle[:, 0], *AMPLITUDES)
         reach = self.settings.defocus_range_angstrom
         particle[:, 1:] = np.clip(particle[:, 1:], -reach, reach)
-        return replace(changes, particle=particle)
+        sloped = [column.kind == "slice" for column in self.work.start.layout.group]
+        bound = np.where(sloped, LARGEST_STRETCH, np.inf)
+        return replace(changes, particle=particle, group=np.clip(changes.group, -bound, bound))
 
     def _blocks(
         self, changes: Changes, solution: Solution, frozen: np.ndarray, reasons: dict[int, str]

@@ -73,8 +73,9 @@ def _ring_sums(work: Work, changes: Changes, limit: float, weights: np.ndarray) 
     index = torch.from_numpy(ring).to(work.loader.device)
 
     def one(chunk: Chunk, rows: np.ndarray, model: GroupModel, _ref: FourierVolume) -> _Rings:
-        data = (chunk.data.conj() * chunk.slices).real
-        power = chunk.slices.abs().square()
+        weighted = chunk.slices * chunk.weight
+        data = chunk.data.real * weighted.real + chunk.data.imag * weighted.imag
+        power = weighted.real.square() + weighted.imag.square()
         sine2, cosine2 = chunk.sine.square(), chunk.cosine.square()
         values = (
             data * chunk.sine,
