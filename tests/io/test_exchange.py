@@ -276,6 +276,24 @@ def test_binary_of_cistem_is_laid_out_as_published(tmp_path: Path, some: Particl
     assert "1 columns of an unknown kind" in notes[0]
 
 
+@pytest.mark.parametrize("program", ["cistem", "cistem-binary"])
+def test_beam_tilts_come_back_from_cistem(tmp_path: Path, some: ParticleSet, program: str) -> None:
+    other = replace(some.optics[0], name="h", beam_tilt_xy_mrad=(-0.30125, 1.5))
+    groups = (replace(some.optics[0], beam_tilt_xy_mrad=(0.125, 0.0)), other)
+    views = replace(some.views, optics_group=np.arange(7) % 2)
+    path = tmp_path / f"tilted{PROGRAMS[program]}"
+    write = FORMATS[program].write
+    assert write is not None
+    write(path, replace(some, optics=groups, views=views))
+    again = read_particles(path)
+    found = np.array([again.optics[g].beam_tilt_xy_mrad for g in again.views.optics_group])
+    expected = np.array([groups[g].beam_tilt_xy_mrad for g in views.optics_group])
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert_same(again, some, degrees=0.002, angstrom=2e-4)
+    tilt_groups = np.asarray(again.extra["cisTEMBeamTiltGroup"], float)
+    assert len(np.unique(tilt_groups)) == 2
+
+
 def test_what_other_programs_cannot_hold_is_refused_or_said(tmp_path: Path, some: ParticleSet) -> None:
     tilted = replace(some, optics=(replace(some.optics[0], beam_tilt_xy_mrad=(0.1, 0.0)),))
     two = replace(
@@ -284,7 +302,7 @@ def test_what_other_programs_cannot_hold_is_refused_or_said(tmp_path: Path, some
             some.views, image_path=(tmp_path / "a.mrcs", tmp_path / "b.mrcs"), path_id=np.arange(7) % 2
         ),
     )
-    for program in ("par", "cistem", "cs"):
+    for program in ("par", "cs"):
         write = FORMATS[program].write
         assert write is not None
         with pytest.raises(MetadataError, match="beam tilt"):

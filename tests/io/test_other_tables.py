@@ -175,5 +175,22 @@ def test_cistem_phase_shift_is_in_radians(tmp_path: Path) -> None:
     with pytest.raises(MetadataError, match="does not name its stack"):
         read_particles(path)
     path.write_text(head + row + "0.5\n")
-    with pytest.raises(MetadataError, match="cisTEMBeamTiltX is set"):
-        read_particles(path)
+    assert read_particles(path).optics[0].beam_tilt_xy_mrad == (0.5, 0.0)
+
+
+def test_cistem_image_shifts_move_as_relions_origins(tmp_path: Path) -> None:
+    """Where the particle is, less how far the image is moved on account of the tilt."""
+    labels = "PositionInStack AnglePhi AngleTheta AnglePsi XShift YShift Defocus1 Defocus2 DefocusAngle "
+    labels += "PixelSize MicroscopeVoltagekV MicroscopeCsMM AmplitudeContrast StackFilename "
+    labels += "BeamTiltX BeamTiltY ImageShiftX ImageShiftY"
+    head = "data_\n\nloop_\n" + "".join(f"_cisTEM{label}\n" for label in labels.split())
+    path = tmp_path / "a.star"
+    rows = "2 10 20 30 1 -2 9000 8000 15 1.2 300 2.7 0.1 'a.mrcs' 0.5 -0.25 0.3 -0.7\n"
+    rows += "3 10 20 30 1 -2 9000 8000 15 1.2 300 2.7 0.1 'a.mrcs' 0 0 0 0\n"
+    path.write_text(head + rows)
+    notes: list[str] = []
+    particles = read_particles(path, notes=notes)
+    np.testing.assert_allclose(particles.shift_xyz_angstrom, [[-0.7, 1.3, 0], [-1, 2, 0]])
+    tilts = [particles.optics[g].beam_tilt_xy_mrad for g in particles.views.optics_group]
+    assert tilts == [(0.5, -0.25), (0.0, 0.0)]
+    assert any("image shifts" in note for note in notes)

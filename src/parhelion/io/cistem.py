@@ -2,7 +2,8 @@
 
 phi, theta and psi are RELION's rot, tilt and psi; shifts in Å have the opposite sign, since cisTEM says where
 the particle is and RELION how far to move it; the phase shift is in radians. Images that cisTEM is to invert
-are white.
+are white. The beam tilt (mrad) is RELION's: both correct an image by ``exp(2πi Cs λ² s² (τ·k))``. The image
+shift that cisTEM fits beside it moves the image the same way as RELION's origin, to which it is added.
 """
 
 from pathlib import Path
@@ -32,8 +33,8 @@ OPTICS = {
     "cisTEMAmplitudeContrast": ("rlnAmplitudeContrast", "amplitude_contrast", "--amplitude-contrast"),
 }
 """Label here, label of RELION, name among the facts, option that gives it."""
-REFUSED = ("cisTEMBeamTiltX", "cisTEMBeamTiltY", "cisTEMImageShiftX", "cisTEMImageShiftY")
-"""Columns that change the mathematics and are not supported, refused where they are not 0."""
+BEAM_TILT = {"cisTEMBeamTiltX": "rlnBeamTiltX", "cisTEMBeamTiltY": "rlnBeamTiltY"}
+IMAGE_SHIFT = {"cisTEMImageShiftX": "rlnOriginXAngst", "cisTEMImageShiftY": "rlnOriginYAngst"}
 MICROGRAPH = "cisTEMOriginalImageFilename"
 CLASS_2D = "cisTEMBest2DClass"
 
@@ -73,15 +74,16 @@ def cistem_set(
     ``given`` facts overrule the columns, these the ``stated`` ones of comments.
     """
     require(path, table, (*DEFOCI, *POSES, *SHIFTS))
-    for label in REFUSED:
-        if label in table and np.any(numbers(path, table, label)):
-            raise MetadataError(f"{path}: {label} is set, which is not supported")
     table = _active(path, table, notes)
     given = given or ImageFacts()
     columns = {"rlnImageName": _image_names(path, table, given, stated)}
     columns |= {new: table[old] for old, new in DEFOCI.items()}
     columns |= _optics(path, table, pixel_size_angstrom, given, stated)
     columns |= _poses(path, table, notes)
+    none = np.zeros(table.rows)
+    tilt = {new: numbers(path, table, old) if old in table else none for old, new in BEAM_TILT.items()}
+    if any(np.any(values) for values in tilt.values()):
+        columns |= tilt
     used = {POSITION, *DEFOCI, *POSES, *SHIFTS, *OPTICS, "cisTEMStackFilename"}
     if "cisTEMPhaseShift" in table:
         columns["rlnPhaseShift"] = np.degrees(numbers(path, table, "cisTEMPhaseShift"))
@@ -94,7 +96,7 @@ def cistem_set(
     white = given.or_else(stated).white
     if white is not None:
         columns[SIGN] = np.full(table.rows, 1.0 if white else -1.0)
-    used |= {"cisTEMPhaseShift", "cisTEMAssignedSubset", MICROGRAPH, CLASS_2D, *REFUSED}
+    used |= {"cisTEMPhaseShift", "cisTEMAssignedSubset", MICROGRAPH, CLASS_2D, *BEAM_TILT, *IMAGE_SHIFT}
     # empty names are no values, and two quotes in a row confuse other readers
     others = {
         k: v for k, v in table.items() if k not in used and not (k.endswith("Filename") and "" in v.tolist())
@@ -117,6 +119,10 @@ def _poses(path: Path, table: Table, notes: list[str]) -> dict[str, np.ndarray]:
     """Angles and origins; none where all are 0, as in a table that has not been refined."""
     found = {new: numbers(path, table, old) for old, new in POSES.items()}
     found |= {new: -numbers(path, table, old) for old, new in SHIFTS.items()}
+    moved = {new: numbers(path, table, old) for old, new in IMAGE_SHIFT.items() if old in table}
+    if any(np.any(values) for values in moved.values()):
+        found |= {new: found[new] + values for new, values in moved.items()}
+        notes.append(f"{path.name}: image shifts of its beam tilt were added to the particles' shifts")
     if any(np.any(values) for values in found.values()):
         return found
     notes.append(f"{path.name}: all angles and shifts are 0; the particles count as without poses")

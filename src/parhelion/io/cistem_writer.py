@@ -31,8 +31,8 @@ LAYOUT = (
     ("MicroscopeVoltagekV", "%7.2f"),
     ("MicroscopeCsMM", "%7.3f"),
     ("AmplitudeContrast", "%7.4f"),
-    ("BeamTiltX", "%7.3f"),
-    ("BeamTiltY", "%7.3f"),
+    ("BeamTiltX", "%9.6f"),
+    ("BeamTiltY", "%9.6f"),
     ("ImageShiftX", "%7.3f"),
     ("ImageShiftY", "%7.3f"),
     ("Best2DClass", "%5i"),
@@ -76,7 +76,7 @@ def cistem_table(path: Path, particles: ParticleSet, notes: list[str]) -> dict[s
 
     Raises MetadataError for what such a table cannot express.
     """
-    check_expressible(path, particles, PROGRAM)
+    check_expressible(path, particles, PROGRAM, carried=("beam tilt",))
     views = particles.views
     texts = stack_texts(path, views.image_path)
     used = np.unique(views.path_id).tolist()
@@ -89,7 +89,9 @@ def cistem_table(path: Path, particles: ParticleSet, notes: list[str]) -> dict[s
     columns = cistem_columns(path, particles)
     columns |= _optics(particles)
     zero = np.zeros(len(particles))
-    columns |= dict.fromkeys(("BeamTiltX", "BeamTiltY", "ImageShiftX", "ImageShiftY"), zero)
+    columns |= dict.fromkeys(("ImageShiftX", "ImageShiftY"), zero)
+    tilt = np.array([group.beam_tilt_xy_mrad for group in particles.optics])[views.optics_group]
+    columns |= {"BeamTiltX": tilt[:, 0], "BeamTiltY": tilt[:, 1]}
     columns["ImageActivity"] = np.ones(len(particles), np.int64)
     columns["StackFilename"] = np.array(texts, dtype=object)[views.path_id]
     blank = np.full(len(particles), "", dtype=object)
@@ -99,6 +101,8 @@ def cistem_table(path: Path, particles: ParticleSet, notes: list[str]) -> dict[s
     columns["Best2DClass"] = zero.astype(np.int64) if classes is None else classes
     columns["AssignedSubset"] = zero.astype(np.int64) if half is None else half
     columns |= {label: carried(path, particles, f"cisTEM{label}", n) for label, n in CARRIED.items()}
+    if tilt.any() and "cisTEMBeamTiltGroup" not in particles.extra:
+        columns["BeamTiltGroup"] = np.unique(tilt, axis=0, return_inverse=True)[1].reshape(-1) + 1
     return columns
 
 

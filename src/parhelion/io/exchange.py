@@ -128,8 +128,13 @@ def with_contrast(particles: ParticleSet, white: bool) -> ParticleSet:
     return replace(particles, extra=particles.extra.with_columns({SIGN: sign}))
 
 
-def check_expressible(path: Path, particles: ParticleSet, program: str) -> None:
-    """Raise MetadataError for what the tables of ``program`` have no columns for and the CTF depends on."""
+def check_expressible(
+    path: Path, particles: ParticleSet, program: str, carried: tuple[str, ...] = ()
+) -> None:
+    """Raise MetadataError for what the tables of ``program`` have no columns for and the CTF depends on.
+
+    ``carried`` names what they have columns for beyond those of all programs.
+    """
     if not len(particles):
         raise MetadataError(f"there are no particles to write to {path}")
     views = particles.views
@@ -147,6 +152,7 @@ def check_expressible(path: Path, particles: ParticleSet, program: str) -> None:
             "even Zernike terms": any(group.even_zernike),
             "anisotropic magnification": group.magnification != IDENTITY,
         }
+        beyond = {name: present and name not in carried for name, present in beyond.items()}
         if any(beyond.values()):
             raise MetadataError(
                 f"cannot write {path}: optics group {group.name} has "
