@@ -84,8 +84,8 @@ def test_results_go_on_from_class_tables_and_to_cistem(run, truth, maps, tmp_pat
     )
     for before, after in zip(tables, second.outputs["class_particles"]):
         assert np.allclose(read_particles(before).rotation, read_particles(after).rotation, atol=1e-4)
-    star = run("convert", input=tables[0], output_format="cistem", output=tmp_path / "cistem").outputs
-    written = next(iter(star.values()))
+    star = run("convert", input=tables[0], to="cistem", output=tmp_path / "cistem").outputs
+    written = np.atleast_1d(next(iter(star.values())))[0]
     rows = next(iter(read_star(written).values()))
     there = read_star(tables[0])["particles"]
     assert np.allclose(rows["cisTEMScore"].astype(float), there["cisTEMScore"].astype(float), atol=0.01)
@@ -170,8 +170,8 @@ def test_blank_edges_cropping_statistics_and_contrast(run, truth, molecule, tmp_
         "refine_manual", statistics=made.outputs["statistics"][0], output=tmp_path / "weighted", **common
     )
     assert weighted.figures["mean_score"] != left.figures["mean_score"]
-    with pytest.raises(InputError, match="nothing in common"):
-        run("refine_manual", contrast="black", output=tmp_path / "black", **common)
+    black = run("refine_manual", contrast="black", output=tmp_path / "black", **common)
+    assert black.figures["mean_score"] < left.figures["mean_score"] - 10
     small = run("refine_manual", autocrop=True, outer_radius=30.0, output=tmp_path / "crop", **common)
     assert read_volume(small.outputs["maps"][0]).box == 32
     assert len(read_star(small.outputs["fsc"][0])["fsc"]["rlnResolution"]) < 17

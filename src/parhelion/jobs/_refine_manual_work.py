@@ -178,15 +178,14 @@ def _images(
     source: "ParticleSource",
 ) -> "PreparedImages":
     """The source of images as the options want them: cropped, without blank edges."""
-    from parhelion.algorithms.particle_images import PreparedImages, cropped_box
+    from parhelion.algorithms.particle_images import PreparedImages
+    from parhelion.engine.search_view import cropped_box
 
     box = source.box
     if params.autocrop:
-        pixel = particles.optics[0].pixel_size_angstrom
-        radius = max(settings.outer_radius_angstrom, settings.global_radius)
-        radius = settings.outer_radius_angstrom if settings.mode == "local" else radius
-        diameter = 2 * radius
-        box = box if diameter >= box * pixel else cropped_box(box, pixel, diameter)
+        searches = settings.mode == "global"
+        radius = max(settings.outer_radius_angstrom, settings.global_radius if searches else 0.0)
+        box = cropped_box(box, 2 * radius / particles.optics[0].pixel_size_angstrom)
     return PreparedImages(source, box, exclude_edges=params.exclude_edges)
 
 

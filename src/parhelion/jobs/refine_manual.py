@@ -1,4 +1,4 @@
-"""Refine and classify with every parameter in your own hands, as cisTEM's manual refinement does.
+"""Refine and classify with every parameter in your own hands, as in cisTEM's manual panel.
 
 Each cycle compares particles with the map of every class, searching everywhere or refining the poses they
 have, finds occupancies from the likelihoods of the classes, and makes the maps anew. Every class keeps poses

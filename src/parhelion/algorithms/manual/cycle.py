@@ -30,7 +30,7 @@ def run_cycle(problem: ManualProblem, state: ManualState, particles: ParticleSet
             mine += align_class(problem, state, reference, number, rows[state.half[rows] == half])
             del reference
         every.append(mine)
-    after, used = _with_poses(problem, state, every)
+    after, used = _with_poses(state, rows, every)
     if not len(used):
         raise InputError("none of the images can be used (not finite, or constant)")
     after = _with_occupancies(problem, after, used)
@@ -81,9 +81,9 @@ def used_rows(state: ManualState, percent: float, rng: np.random.Generator) -> n
 
 
 def _with_poses(
-    problem: ManualProblem, state: ManualState, every: list[list[Aligned]]
+    state: ManualState, looked_at: np.ndarray, every: list[list[Aligned]]
 ) -> tuple[ManualState, np.ndarray]:
-    """The state with what every class found, and the rows that were compared."""
+    """The state with what every class found, and the rows that were compared: others cannot be used."""
     rotation, shift = state.rotation.copy(), state.shift.copy()
     names = ("score", "log_p", "sigma")
     values = {name: getattr(state.scores, name).copy() for name in names}
@@ -100,6 +100,7 @@ def _with_poses(
     if state.cycle or state.scores.score.any():
         change[:, rows] = values["score"][:, rows] - state.scores.score[:, rows]
     posed = state.posed.copy()
+    posed[looked_at] = False
     posed[rows] = True
     scores = Scores(change=change, **values)
     return replace(state, rotation=rotation, shift=shift, posed=posed, scores=scores), rows
