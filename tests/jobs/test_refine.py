@@ -7,6 +7,11 @@ from parhelion.errors import InputError, MetadataError, ParameterError
 from parhelion.geometry.rotations import align_poses
 from parhelion.io.mrc import read_volume, write_volume
 from parhelion.io.particles import read_particles
+from parhelion.io.star import read_star
+from parhelion.io.statistics import read_statistics
+from parhelion.jobs._refine_input import settings_of
+from parhelion.jobs.refine import Params
+from parhelion.model.occupancy import occupancies
 from parhelion.model.volume import Volume
 
 COUNT = 60
@@ -16,6 +21,15 @@ QUICK = {"max_rounds": 2, "results_to_refine": 4, "diameter": 90, "initial_resol
 @pytest.fixture
 def simulated(run, molecule):
     return run("simulate_particles", model=molecule, count=COUNT, snr=1.0, shift=3).outputs
+
+
+@pytest.fixture
+def simulated_inputs(tmp_path):
+    """Files that exist; nothing reads them."""
+    names = {"input": tmp_path / "particles.star", "reference": tmp_path / "map.mrc"}
+    for path in names.values():
+        path.touch()
+    return names
 
 
 @pytest.fixture
@@ -53,8 +67,25 @@ def test_everything_is_written(run, simulated) -> None:
         "Viewing directions",
         "Rounds",
         "Stopped",
+        "How it came to this",
+        "searched everywhere to",
+        "No further round: 2 rounds, the most allowed.",
+        "gold standard",
+        "Half maps inside the mask after each round",
+        "Directional FSC",
+        "Sphericity",
+        "Fourier sampling",
     ):
         assert shown in report
+    assert 0 < found.figures["sphericity"] <= 1.01
+    assert 0 < found.figures["finest_to_coarsest_axis"] <= 1
+    blocks = read_star(found.outputs["orientations"])
+    assert blocks["directions"].rows == 96
+    assert {"rlnAngstromResolution", "parhelionSampling"} <= set(blocks["directions"])
+    assert blocks["views"]["parhelionParticlesRelativeToMean"].mean() == pytest.approx(1)
+    statistics = read_statistics(found.outputs["statistics"])
+    corrected = read_star(found.outputs["fsc"])["fsc"]["rlnFourierShellCorrelationCorrected"]
+    np.testing.assert_allclose(statistics.fsc, corrected[1:], atol=1e-4)
 
 
 def test_bad_images_are_named_and_left_out(run, broken, simulated) -> None:
@@ -114,6 +145,13 @@ def test_a_table_without_a_known_pixel_size_can_be_told(run, simulated) -> None:
         ({"local": True, "shift_range": 5}, ParameterError, "belong to the search"),
         ({"local": True}, MetadataError, "input has none"),
         ({"max_rounds": 0}, ParameterError, "--max-rounds"),
+        ({"local": True, "autocrop": True}, ParameterError, "--autocrop belong to the search"),
+        ({"blurring": False, "smoothing": 0.5}, ParameterError, "that they do not"),
+        ({"auto_mask": False, "outside_weight": 0.5}, ParameterError, "there is no mask"),
+        ({"outside_lowpass": 20.0}, ParameterError, "give it a weight"),
+        ({"symmetry": "C1,D2"}, ParameterError, "one for all, or one for each"),
+        ({"class_rounds": 9}, ParameterError, "is for several --classes"),
+        ({"inner_radius": 70.0, "diameter": 90}, ParameterError, "must be smaller than the outer"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(run, simulated, options, error, said) -> None:
@@ -154,3 +192,93 @@ def test_a_dry_run_estimates_and_writes_nothing(run, simulated, tmp_path) -> Non
     found = run("refine", **given, dry_run=True, output=tmp_path / "dry")
     assert found.estimate.memory_bytes > 3e8
     assert not (tmp_path / "dry").exists()
+
+
+def test_the_maps_of_every_round_are_kept(run, simulated) -> None:
+    found = run(
+        "refine", input=simulated["particles"], reference=simulated["reference"], save_rounds=True, **QUICK
+    )
+    names = {path.name for path in found.outputs["rounds"]}
+    for number in (1, 2):
+        for what in ("half1.mrc", "half2.mrc", "reference1.mrc", "mask.mrc", "fsc.star", "statistics.txt"):
+            assert f"round_{number:03d}_{what}" in names
+    last = next(p for p in found.outputs["rounds"] if p.name == "round_002_half1.mrc")
+    np.testing.assert_array_equal(read_volume(last).data, read_volume(found.outputs["half1"]).data)
+    first = next(p for p in found.outputs["rounds"] if p.name == "round_001_half1.mrc")
+    assert not np.array_equal(read_volume(first).data, read_volume(last).data)
+
+
+REACH = {
+    "low_resolution": ("low_resolution_angstrom", 60.0),
+    "search_radius": ("search_radius_angstrom", 40.0),
+    "autocrop": ("autocrop", True),
+    "percent": ("percent", 40.0),
+    "best_percent": ("best_percent", 60.0),
+    "blurring": ("blurring", False),
+    "smoothing": ("smoothing", 0.2),
+    "outer_radius": ("outer_radius_angstrom", 36.0),
+    "inner_radius": ("inner_radius_angstrom", 15.0),
+    "mask_edge": ("mask_edge_angstrom", 30.0),
+    "outside_weight": ("outside_weight", 1.0),
+    "centre": ("centre", True),
+    "scheme": ("scheme", "cistem"),
+}
+
+
+@pytest.mark.parametrize("name", REACH)
+def test_the_options_reach_the_refinement(simulated_inputs, name) -> None:
+    """What each does there is shown in tests/engine/test_options.py and test_refine_classes.py."""
+    field, value = REACH[name]
+    assert getattr(settings_of(Params(**simulated_inputs), 1), field) != value
+    assert getattr(settings_of(Params(**simulated_inputs, **{name: value}), 1), field) == value
+
+
+def test_cistems_scheme_and_options_together(run, simulated) -> None:
+    found = run(
+        "refine",
+        input=simulated["particles"],
+        reference=simulated["reference"],
+        scheme="cistem",
+        mass=40.0,
+        low_resolution=60.0,
+        best_percent=90.0,
+        outside_weight=0.5,
+        outside_lowpass=30.0,
+        mask_edge=20.0,
+        smoothing=0.5,
+        **{**QUICK, "diameter": 60},
+        autocrop=True,
+        centre=True,
+    )
+    assert found.figures["scheme"] == "cistem"
+    assert found.figures["particle_resolution_angstrom"] <= found.figures["resolution_angstrom"]
+    assert found.figures["rounds"] == 2
+    assert "aligned to one map" in (found.folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_several_classes(run, simulated) -> None:
+    found = run(
+        "refine",
+        input=simulated["particles"],
+        reference=simulated["reference"],
+        classes=2,
+        symmetry="C1,C2",
+        class_rounds=4,
+        class_align="none",
+        class_resolution=16,
+        save_rounds=True,
+        **QUICK,
+    )
+    assert [path.name for path in found.outputs["class_maps"]] == ["map_001.mrc", "map_002.mrc"]
+    for name in ("class_half1", "class_half2", "class_masks"):
+        assert len(found.outputs[name]) == 2
+    assert "map" not in found.outputs
+    table = read_particles(found.outputs["particles"])
+    assert set(np.unique(table.class_number)) <= {1, 2}
+    np.testing.assert_allclose(occupancies(table).sum(1), 100, atol=0.01)
+    assert found.figures["class_1_particles"] + found.figures["class_2_particles"] == COUNT
+    assert found.figures["class_1_resolution_angstrom"] == found.figures["resolution_angstrom"]
+    assert any(path.name.startswith("together_round_001") for path in found.outputs["rounds"])
+    report = (found.folder / "report.html").read_text(encoding="utf-8")
+    for shown in ("Class 1", "Class 2", "Half maps of each class", "Telling classes apart", "all together"):
+        assert shown in report
