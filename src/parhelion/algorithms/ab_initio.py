@@ -7,8 +7,8 @@ a prior per shell from the map's own power (a constant one shrinks strong shells
 periphery), and the temperature rule. Starts are judged by particles that none of them has seen.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,16 +16,16 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from parhelion.algorithms import preparation as prepare
+from parhelion.algorithms.ab_initio_courses import AT_THE_END, RoundDone, one_start, plan_of, volumes_of
 from parhelion.algorithms.ab_initio_plan import cache_bytes, kept_shell, map_box, planned_bytes
 from parhelion.algorithms.ab_initio_poses import assigned
-from parhelion.algorithms.ab_initio_rounds import AbInitioProblem, RoundOutcome, evidence_of, soft_round
-from parhelion.algorithms.ab_initio_schedule import RoundPlan, resets, round_plan, shell_limits, step_for
+from parhelion.algorithms.ab_initio_rounds import AbInitioProblem, evidence_of, soft_round
+from parhelion.algorithms.ab_initio_schedule import shell_limits, step_for
 from parhelion.algorithms.ab_initio_settings import AbInitioResult, AbInitioSettings, Start
-from parhelion.algorithms.ab_initio_start import check_references, given_maps, random_maps
+from parhelion.algorithms.ab_initio_start import check_references, given_maps
 from parhelion.algorithms.map_alignment import align_maps
 from parhelion.algorithms.symmetry_search import find_symmetry
 from parhelion.contracts import Cancel, Executor, Observer, ParticleSource
-from parhelion.engine.annealing import Annealing
 from parhelion.engine.loader import EDGE_PIXELS, ParticleLoader
 from parhelion.engine.noise import background_noise, on_points
 from parhelion.engine.points import FourierPoints
@@ -58,25 +58,8 @@ INNER_EDGE_PIXELS = 5
 # such groups are so nearly spherical that C1 may not find them. Smaller groups imposed early end in compact
 # wrong maps, so there they are found later.
 LARGE_GROUP = 12
-# A random start with symmetry imposed costs little and often ends in a wrong packing of the subunits, which
-# shows early: the best so many go on until this share of the rounds.
-HEATS = ((0.2, 8), (0.4, 3), (1.0, 1))
-AT_THE_END = Annealing(rounds=100, done=99)
 # Below this correlation between the map and its turned copies the symmetry is in doubt.
 DOUBTFUL_SYMMETRY = 0.5
-
-
-@dataclass(kw_only=True)
-class _Course:
-    """Where a start is: its maps, the round that comes next, and what is past but not told yet."""
-
-    volumes: Tensor
-    annealing: Annealing
-    passed: list[tuple[Annealing, RoundOutcome, Tensor]] = field(default_factory=list)
-
-
-RoundDone = Callable[[int, int, tuple[Volume, ...]], None]
-"""Hears the number of the start, the round (from 1) and the maps of all classes after it."""
 
 
 def ab_initio(
@@ -107,7 +90,7 @@ def ab_initio(
         if begin is None and references:
             begin = given_maps(problem, references, rng)
         symmetry = group if imposed[number] else None
-        maps.append(_one_start(problem, settings, number + 1, begin, rng, symmetry, round_done))
+        maps.append(one_start(problem, settings, number + 1, begin, rng, symmetry, round_done))
     step = _last_step(settings, problem)
     evidence = [evidence_of(problem, volumes, step) for volumes in maps]
     chosen = int(np.argmax(evidence))
@@ -187,125 +170,6 @@ def _last_step(settings: AbInitioSettings, problem: AbInitioProblem) -> float:
     return settings.angular_step_deg or step_for(settings.diameter_angstrom, resolution)
 
 
-def _one_start(
-    problem: AbInitioProblem,
-    settings: AbInitioSettings,
-    number: int,
-    begin: Tensor | None,
-    rng: np.random.Generator,
-    symmetry: SymmetryGroup | None,
-    round_done: RoundDone | None,
-) -> Tensor:
-    """The maps ``(c, box, box, box)`` of one start, with ``symmetry`` imposed throughout if given.
-
-    It goes on from ``begin`` or, without, from random maps: one, or where the symmetry is imposed several,
-    of which those go on that explain unseen particles best.
-    """
-    heats = HEATS if begin is None and symmetry is not None else ((1.0, 1),)
-    courses = [
-        _Course(
-            volumes=random_maps(problem, settings.classes, rng) if begin is None else begin,
-            annealing=Annealing(rounds=settings.rounds),
-        )
-        for _ in range(heats[0][1])
-    ]
-    for until, count in heats:
-        if len(courses) > count:
-            courses = _best_courses(problem, settings, courses, symmetry)[:count]
-        if len(courses) == 1:
-            break
-        end = min(max(round(until * settings.rounds), 1), settings.rounds)
-        for course in courses:
-            while course.annealing.done < end:
-                course.passed.append(_next_round(problem, settings, course, rng, symmetry))
-    course = courses[0]
-    for before, outcome, volumes in course.passed:
-        _tell(problem, settings, number, before, outcome, volumes, round_done)
-    while course.annealing.done < settings.rounds:
-        _tell(problem, settings, number, *_next_round(problem, settings, course, rng, symmetry), round_done)
-    return course.volumes
-
-
-def _best_courses(
-    problem: AbInitioProblem,
-    settings: AbInitioSettings,
-    courses: list[_Course],
-    symmetry: SymmetryGroup | None,
-) -> list[_Course]:
-    """The ``courses``, best first, by the held-out particles at the limit they have reached."""
-    plan = _plan(problem, settings, courses[0].annealing, symmetry)
-    told = [evidence_of(problem, c.volumes, plan.step_deg, plan.limit, symmetry) for c in courses]
-    return [courses[i] for i in np.argsort(-np.array(told), kind="stable")]
-
-
-def _plan(
-    problem: AbInitioProblem,
-    settings: AbInitioSettings,
-    annealing: Annealing,
-    symmetry: SymmetryGroup | None,
-) -> RoundPlan:
-    return round_plan(
-        settings,
-        annealing,
-        limits=(problem.first_shell, problem.last_shell),
-        extent_angstrom=problem.extent_angstrom,
-        available=len(problem.rows),
-        operators=1 if symmetry is None else len(symmetry),
-    )
-
-
-def _next_round(
-    problem: AbInitioProblem,
-    settings: AbInitioSettings,
-    course: _Course,
-    rng: np.random.Generator,
-    symmetry: SymmetryGroup | None,
-) -> tuple[Annealing, RoundOutcome, Tensor]:
-    """``course`` a round further; the annealing of that round, its outcome and its maps."""
-    problem.cancel.check()
-    before = course.annealing
-    plan = _plan(problem, settings, before, symmetry)
-    course.volumes, outcome = soft_round(problem, course.volumes, plan, rng, symmetry)
-    again = settings.schedule == "resets" and resets(before.done, before.rounds)
-    # A round back at the first limit tells nothing about the temperature of those that follow.
-    course.annealing = before.after(before.target_nats if again else outcome.information)
-    return before, outcome, course.volumes
-
-
-def _tell(
-    problem: AbInitioProblem,
-    settings: AbInitioSettings,
-    number: int,
-    before: Annealing,
-    outcome: RoundOutcome,
-    volumes: Tensor,
-    round_done: RoundDone | None,
-) -> None:
-    _record(problem, number, before, outcome)
-    if round_done is not None:
-        round_done(number, before.done + 1, _volumes(problem, volumes))
-    problem.observer.progress(
-        f"start {number} of {settings.starts}", float(before.done + 1), float(settings.rounds)
-    )
-
-
-def _record(problem: AbInitioProblem, number: int, annealing: Annealing, outcome: RoundOutcome) -> None:
-    shares = {f"share_{k}": share for k, share in enumerate(outcome.shares, 1)}
-    problem.observer.record(
-        "rounds",
-        start=number,
-        round=annealing.done + 1,
-        limit_angstrom=outcome.limit_angstrom,
-        particles=outcome.particles,
-        temperature=annealing.temperature,
-        information_nats=outcome.information,
-        top_probability=outcome.top,
-        evidence=outcome.evidence,
-        sigma=outcome.sigma,
-        **(shares if len(shares) > 1 else {}),
-    )
-
-
 def _result(
     problem: AbInitioProblem,
     box: int,
@@ -332,7 +196,7 @@ def _result(
     particles, shares = assigned(problem, volumes, _last_step(settings, problem), rng, group)
     order = np.argsort(-shares, kind="stable")
     maps[chosen] = maps[chosen][order]
-    full = tuple(_on_images_grid(problem, one, box) for one in _volumes(problem, volumes[order]))
+    full = tuple(_on_images_grid(problem, one, box) for one in volumes_of(problem, volumes[order]))
     return AbInitioResult(
         volume=full[0],
         chosen=chosen,
@@ -353,10 +217,6 @@ def reordered(particles: ParticleSet, order: np.ndarray) -> ParticleSet:
     return particles if percent is None else with_occupancies(particles, percent[:, order])
 
 
-def _volumes(problem: AbInitioProblem, volumes: Tensor) -> tuple[Volume, ...]:
-    return tuple(Volume(data=one.numpy(), pixel_size_angstrom=problem.pixel_size_angstrom) for one in volumes)
-
-
 def _on_images_grid(problem: AbInitioProblem, volume: Volume, box: int) -> Volume:
     """The map on the particles' grid and grey scale."""
     full = resample_volume(volume, box, problem.loader.pixel_size_angstrom)
@@ -373,12 +233,12 @@ def _compared(
     chosen: int,
 ) -> tuple[Start, ...]:
     """All starts, each aligned to the chosen one (either hand), class by class, and compared with it."""
-    targets = _volumes(problem, maps[chosen])
+    targets = volumes_of(problem, maps[chosen])
     starts = []
     for number, volumes in enumerate(maps):
         aligned, agreement = targets, 1.0
         if number != chosen:
-            aligned, agreement = _matched(problem, _volumes(problem, volumes), targets, number)
+            aligned, agreement = _matched(problem, volumes_of(problem, volumes), targets, number)
         starts.append(
             Start(
                 seed=settings.seed + number,
@@ -413,7 +273,7 @@ def _with_symmetry(
 ) -> tuple[Tensor, float]:
     """Maps in the frame of the group, refined a few rounds with it, and the least of their correlations."""
     correlations, turned = [], []
-    for number, volume in enumerate(_volumes(problem, volumes), 1):
+    for number, volume in enumerate(volumes_of(problem, volumes), 1):
         fit = find_symmetry(volume, group)
         which = "the map" if len(volumes) == 1 else f"map {number}"
         problem.observer.notice(
@@ -423,7 +283,7 @@ def _with_symmetry(
         correlations.append(fit.correlation)
         turned.append(torch.from_numpy(np.ascontiguousarray(fit.symmetrised.data, dtype=np.float32)))
     symmetric = torch.stack(turned)
-    plan = _plan(problem, settings, AT_THE_END, group)
+    plan = plan_of(problem, settings, AT_THE_END, group)
     rng = np.random.default_rng((settings.seed, 3))
     for number in range(SYMMETRY_ROUNDS):
         problem.cancel.check()
