@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from parhelion.algorithms.ab_initio_rounds import AbInitioProblem, RoundOutcome, evidence_of, soft_round
-from parhelion.algorithms.ab_initio_schedule import RoundPlan, resets
+from parhelion.algorithms.ab_initio_schedule import RoundPlan, resets, round_plan
 from parhelion.algorithms.ab_initio_settings import AbInitioSettings
 from parhelion.algorithms.ab_initio_start import random_maps
 from parhelion.engine.annealing import Annealing
