@@ -5,7 +5,8 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from parhelion.algorithms.frame_change import volume_in_frame
-from parhelion.errors import InputError
+from parhelion.algorithms.symmetry_search import euler_frames
+from parhelion.errors import InputError, ParameterError
 from parhelion.geometry.symmetry import symmetry_group
 from parhelion.io.mrc import read_volume, write_volume
 from parhelion.io.particles import read_particles
@@ -94,3 +95,29 @@ def test_names_must_differ(run, moved, tmp_path) -> None:
     copy.write_bytes(moved.read_bytes())
     with pytest.raises(InputError, match="a map that follows is called moved"):
         run("align_symmetry", input=moved, symmetry="C2", follow=[moved, copy])
+
+
+def test_angles_in_a_range_and_their_step(run, moved, tmp_path) -> None:
+    """The axes are 24 degrees away: frames from 0 on do not see them, from -45 on they do."""
+
+    def turned(name: str, **options) -> float:
+        found = run("align_symmetry", input=moved, symmetry="C3", output=tmp_path / name, **options)
+        return found.figures["symmetry_correlation"]
+
+    right = turned("right", angles=(-45, 45), angle_step=9)
+    assert right > 0.9
+    away = turned("away", angles=(60, 70), angle_step=10)
+    assert away < right - 0.1
+    with pytest.raises(ParameterError, match="--angle-step needs --angles"):
+        turned("step", angle_step=9)
+    with pytest.raises(ParameterError, match="choose"):
+        turned("both", angles=(-45, 45), within=20.0)
+    with pytest.raises(ParameterError, match="coarser step"):
+        turned("many", angles=(-180, 180), angle_step=1)
+
+
+def test_frames_are_products_of_turns() -> None:
+    frames = euler_frames(-90.0, 90.0, 90.0)
+    assert frames.shape == (27, 3, 3)
+    by_hand = Rotation.from_euler("z", 90, degrees=True) * Rotation.from_euler("x", -90, degrees=True)
+    assert np.abs(frames - by_hand.as_matrix()).max(axis=(1, 2)).min() < 1e-12

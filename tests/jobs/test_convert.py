@@ -193,3 +193,30 @@ def test_positions_of_cryosparc_become_coordinates(run, particles, tmp_path) -> 
             assert (rows["rlnCoordinateX"][0], rows["rlnCoordinateY"][0]) == expected
     with pytest.raises(InputError, match="do not say where they lay"):
         run("convert", input=particles, positions="flipped", output=tmp_path / "no")
+
+
+def test_a_stack_without_a_table_is_prepared(run, molecule, tmp_path) -> None:
+    """As cisTEM's prepare_stack: another box by Fourier cropping, background to mean 0, variance 1."""
+    made = run("simulate_particles", model=molecule, count=12, snr=1.0, output=tmp_path / "made").outputs
+    images = made["images"]
+
+    def prepared(name: str, **options) -> tuple[np.ndarray, float]:
+        options |= {"new_stack": True, "output": tmp_path / name}
+        (path,) = run("convert", input=images, **options).outputs["files"]
+        stack = open_stack(path)
+        return stack.read(np.arange(len(stack))), stack.pixel_size_angstrom
+
+    smaller, pixel = prepared("smaller", downsample=2.0, normalise=True, radius=40.0)
+    assert smaller.shape == (12, 16, 16)
+    assert pixel == pytest.approx(8.0)
+    y, x = np.indices((16, 16)) - 8
+    outside = smaller[:, np.hypot(x, y) * 8 > 44]
+    np.testing.assert_allclose(outside.mean(1), 0, atol=0.1)
+    np.testing.assert_allclose(outside.std(1), 1, atol=0.1)
+    same, _ = prepared("same")
+    turned, _ = prepared("turned", stack_contrast="black", contrast="white")
+    np.testing.assert_allclose(turned, -same, atol=1e-6)
+    guessed, _ = prepared("guessed", stack_contrast="black")
+    np.testing.assert_allclose(guessed, -same, atol=1e-6)
+    with pytest.raises(InputError, match="a stack without a table"):
+        prepared("flipped", flip_phases=True)

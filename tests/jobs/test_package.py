@@ -265,6 +265,40 @@ def test_jobs_take_the_package_as_plain_files(run, package, tmp_path) -> None:
     assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.9
 
 
+@pytest.mark.parametrize("program", ["par", "cistem", "cs"])
+def test_tables_of_other_programs(run, simulated, tmp_path, program) -> None:
+    """Polarity, optics and parameters come from their tables."""
+    (table,) = run("convert", input=simulated["truth"], to=program, contrast="white").outputs["files"]
+    found = run("package", input=table, diameter=90.0)
+    assert read_package(found.folder).contrast == "white"
+    assert any("protein is white in the images, as the table says" in note for note in found.notices)
+    kept, truth = read_particles(found.outputs["particles"]), read_particles(simulated["truth"])
+    np.testing.assert_allclose(kept.rotation, truth.rotation, atol=2e-4)
+    assert kept.optics[0].voltage_kv == truth.optics[0].voltage_kv
+
+
+def test_relion_reads_a_package(run, simulated) -> None:
+    """Occupancies and all: its map is that of the package."""
+    import shutil
+    import subprocess
+
+    relion = shutil.which("relion_reconstruct")
+    if relion is None:
+        pytest.skip("relion_reconstruct is not installed")
+    options = {"new_stack": True, "classes": 2, "diameter": 90.0}
+    found = run("package", input=simulated["truth"], poses="keep", **options)
+    assert "parhelionOccupancy2" in found.outputs["particles"].read_text(encoding="utf-8")
+    subprocess.run(
+        [relion, "--i", "particles.star", "--o", "relion.mrc", "--ctf"],
+        cwd=found.folder,
+        check=True,
+        capture_output=True,
+    )
+    theirs = read_volume(found.folder / "relion.mrc", 4.0).data
+    ours = read_volume(found.outputs["references"][0]).data
+    assert np.corrcoef(theirs.ravel(), ours.ravel())[0, 1] > 0.8
+
+
 def test_a_package_can_be_moved(run, package, tmp_path) -> None:
     import shutil
 

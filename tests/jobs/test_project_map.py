@@ -84,7 +84,7 @@ def views(run, molecule, tmp_path):
 
     def project(name: str, **options) -> tuple[np.ndarray, object]:
         where = {"input": made["reference"], "particles": made["truth"], "output": tmp_path / name}
-        result = run("project_map", **where, **options)
+        result = run("project_map", **(where | options))
         stack = open_stack(result.outputs["images"])
         return stack.read(np.arange(len(stack))), read_particles(result.outputs["particles"])
 
@@ -138,3 +138,34 @@ def test_mask_and_noise(views) -> None:
 def test_options_that_contradict_each_other(run, molecule, options, said) -> None:
     with pytest.raises(ParameterError, match=said):
         run("project_map", input=molecule, **options)
+
+
+def test_symmetry_is_imposed_and_a_grid_is_as_small_as_it_may_be(run, molecule, views, tmp_path) -> None:
+    whole = run("project_map", input=molecule, step=15, output=tmp_path / "whole")
+    part = run("project_map", input=molecule, step=15, symmetry="D2", output=tmp_path / "part")
+    assert whole.figures["projections"] / 5 < part.figures["projections"] < whole.figures["projections"] / 3
+    plain, _ = views("plain")
+    imposed, table = views("imposed", symmetry="C2")
+    assert np.corrcoef(plain.ravel(), imposed.ravel())[0, 1] < 0.98
+    # particles turned by the operator show the same
+    from parhelion.geometry.symmetry import symmetry_group
+    from parhelion.io.particles import write_particles
+
+    turned = table.rotation @ symmetry_group("C2").operators[1]
+    write_particles(tmp_path / "turned.star", table.with_poses(turned, table.shift_xyz_angstrom))
+    options = {"particles": tmp_path / "turned.star", "symmetry": "C2", "output": tmp_path / "again"}
+    stack = open_stack(
+        run("project_map", input=tmp_path / "made" / "reference.mrc", **options).outputs["images"]
+    )
+    again = stack.read(np.arange(10))
+    assert np.corrcoef(again.ravel(), imposed.ravel())[0, 1] > 0.995
+
+
+def test_padding_keeps_what_the_ctf_spreads_from_wrapping(views) -> None:
+    tight, _ = views("tight", ctf=True, padding=1)
+    wide, _ = views("wide", ctf=True, padding=3)
+    usual, _ = views("usual", ctf=True)
+    assert np.abs(tight - wide).max() > 0.002 * np.abs(wide).max()
+    assert np.abs(usual - wide).max() < np.abs(tight - wide).max()
+    with pytest.raises(ParameterError, match="--padding is for CTF and shifts"):
+        views("none", padding=2, particles=None, step=30.0)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from parhelion.algorithms.postprocess.flatten import amplitude_spectrum
-from parhelion.errors import InputError
+from parhelion.errors import InputError, ParameterError
 from parhelion.fourier.filters import apply_bfactor
 from parhelion.io.mrc import read_volume, write_volume
 from parhelion.io.star import read_star, write_star
@@ -115,6 +115,16 @@ def test_mass_and_scale_change_the_weights(sharpen, fsc_table) -> None:
     assert (weights(fsc=fsc_table, mass=100.0) > plain).all()
     assert (weights(fsc=fsc_table, ssnr_scale=0.2) < plain).all()
     assert (weights(mass=500.0) > weights(mass=50.0)).all()
+
+
+def test_statistics_are_stretched(sharpen, fsc_table) -> None:
+    plain = sharpen(fsc=fsc_table)[1]
+    finer = sharpen(fsc=fsc_table, statistics_scale=1.25)[1]
+    assert finer.figures["cutoff_angstrom"] == pytest.approx(
+        plain.figures["cutoff_angstrom"] / 1.25, rel=0.02
+    )
+    with pytest.raises(ParameterError, match="--statistics-scale stretches"):
+        sharpen(statistics_scale=1.1)
 
 
 def test_statistics_of_cistem_are_read(sharpen, tmp_path) -> None:

@@ -76,15 +76,17 @@ def stack_settings(
 
 
 def prepared_images(
-    source: ParticleSource, particles: ParticleSet, rows: np.ndarray, settings: StackSettings
+    source: ParticleSource, particles: ParticleSet | None, rows: np.ndarray, settings: StackSettings
 ) -> np.ndarray:
-    """Images ``(len(rows), box, box)`` float32 of these views.
+    """Images ``(len(rows), box, box)`` float32 of these views; ``particles`` say the CTF of flipped ones.
 
     Where the new box is larger, each image's own mean fills it. Raises InputError for images that cannot be
     normalised.
     """
     images = source.images(rows)
     if settings.flip_phases:
+        if particles is None:
+            raise ParameterError("phases are flipped by the CTF, which images without a table do not have")
         images = _one_signed(images, particles, rows, settings.source_pixel_angstrom)
     if settings.resampled_box != settings.source_box:
         images = fourier_resize_images(images, settings.resampled_box)

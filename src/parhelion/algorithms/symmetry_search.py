@@ -14,6 +14,7 @@ import torch
 from scipy.ndimage import map_coordinates, spline_filter
 from scipy.optimize import minimize
 from scipy.spatial import cKDTree
+from scipy.spatial.transform import Rotation
 
 from parhelion.algorithms.map_comparison import MapComparison, Pose, moved_volume
 from parhelion.errors import InputError, ParameterError
@@ -31,6 +32,7 @@ SEARCH_SHELLS = 8  # at most: the peaks of finer shells are narrower than the gr
 REFINED_SHELLS = 11  # at most: linear interpolation on 32 voxels is still faithful there
 AXIS_ORDER = 4  # HEALPix: axes 3.7 degrees apart
 FRAME_STEP_DEG = 5.0
+MOST_FRAMES = 200_000
 TURNS_PER_FOLD = 3
 FINALISTS = 5
 DISTINCT_DEG = 12.0
@@ -61,11 +63,13 @@ def find_symmetry(
     *,
     resolution_angstrom: float | None = None,
     within_deg: float | None = None,
+    frames: np.ndarray | None = None,
 ) -> SymmetryFit:
     """Search the axes of ``group`` anywhere in a cubic map, with an unknown centre.
 
     The map is used to ``resolution_angstrom`` (default 20 Å), at most to 11 shells. With ``within_deg`` the
-    search begins only at frames turned by up to that from the map's own. For a cyclic group the
+    search begins only at frames turned by up to that from the map's own; ``frames`` ``(f, 3, 3)`` are tried
+    instead of a grid over all (``euler_frames``). For a cyclic group the
     turn about the axis is free (the smallest rotation that brings the axis to z is taken) and the centre of
     mass is kept at the height of the centre voxel. C1 leaves the map as it is. Nothing depends on chance.
     Raises InputError for a map that is constant, not finite or smaller than 16 voxels, ParameterError for a
@@ -87,9 +91,9 @@ def find_symmetry(
     middle = _centre_of_mass(small, shells)
     # Thousands of small transforms: more than one thread costs more than it gives.
     with fft_threads(1):
-        frames = _coarse_frames(small, group, min(shells, SEARCH_SHELLS), middle, within_deg)
+        found = _coarse_frames(small, group, min(shells, SEARCH_SHELLS), middle, within_deg, frames)
         refinement = _Refinement(small, shells, group)
-        rotation, centre = max((refinement.refined(*frame) for frame in frames), key=lambda f: f[2])[:2]
+        rotation, centre = max((refinement.refined(*frame) for frame in found), key=lambda f: f[2])[:2]
         if _is_cyclic(group):
             rotation, centre = _upright(rotation, centre, middle)
         correlation = _mean_fsc(MapComparison(small, small, shells), group, rotation, centre)
@@ -127,6 +131,26 @@ def impose_symmetry(volume: Volume, group: SymmetryGroup) -> Volume:
             at = np.tensordot(operator, points, axes=1)[::-1] + box // 2
             out[plane] += map_coordinates(coefficients, at, order=3, prefilter=False, cval=0.0)
     return Volume(data=out / len(group) + fill, pixel_size_angstrom=volume.pixel_size_angstrom)
+
+
+def euler_frames(start_deg: float, end_deg: float, step_deg: float) -> np.ndarray:
+    """Frames ``(f, 3, 3)`` turned about x, then y, then z, by every angle from ``start_deg`` to ``end_deg``.
+
+    Raises ParameterError where there are none, or more than can be tried.
+    """
+    if not (step_deg > 0 and end_deg >= start_deg):
+        raise ParameterError(
+            f"angles from {start_deg:g} to {end_deg:g} degrees in steps of {step_deg:g}: the end comes after "
+            "the start, and the step is above 0"
+        )
+    angles = np.arange(start_deg, end_deg + 1e-6 * step_deg, step_deg)
+    if len(angles) ** 3 > MOST_FRAMES:
+        raise ParameterError(
+            f"{len(angles)} angles about each of three axes are {len(angles) ** 3:,} frames, more than "
+            f"{MOST_FRAMES:,}; choose a coarser step or a smaller range"
+        )
+    x, y, z = (a.ravel() for a in np.meshgrid(angles, angles, angles, indexing="ij"))
+    return Rotation.from_euler("xyz", np.stack([x, y, z], axis=1), degrees=True).as_matrix()
 
 
 def _check(volume: Volume, resolution_angstrom: float | None, within_deg: float | None) -> None:
@@ -200,6 +224,7 @@ def _coarse_frames(
     shells: int,
     middle: np.ndarray,
     within_deg: float | None,
+    tried: np.ndarray | None = None,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """The best frames that differ: rotation into the group's frame and centre (in units of the extent)."""
     directions = sphere_grid(AXIS_ORDER)
@@ -210,7 +235,7 @@ def _coarse_frames(
     for fold in {axis.fold for axis in axes(group)}:
         turns = np.unique(np.rint(np.linspace(1, fold // 2, TURNS_PER_FOLD)).astype(int))
         tables[fold] = [_self_rotation(comparison, directions, 2 * np.pi * k / fold) for k in turns]
-    frames = _frames(group, directions)
+    frames = _frames(group, directions) if tried is None else tried
     if within_deg is not None:
         turned = np.array([_distance_deg(frame, np.eye(3), group) for frame in frames])
         frames = frames[turned <= max(within_deg, turned.min())]

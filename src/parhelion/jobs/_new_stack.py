@@ -1,4 +1,4 @@
-"""The images of a particle table, changed as asked and written into one stack (``convert --new-stack``)."""
+"""Images of a particle table or of a stack, changed as asked and written anew (``convert --new-stack``)."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING
 from parhelion.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from parhelion.algorithms.particle_stack import StackSettings
+    from parhelion.io.stack import ImageStack
     from parhelion.jobs.convert import Params
     from parhelion.model.particles import ParticleSet
     from parhelion.run.context import Context
@@ -54,6 +57,70 @@ def rewritten(context: "Context", params: "Params", particles: "ParticleSet", st
     if white is not None:
         particles = with_contrast(particles, white == (settings.factor > 0))
     return _pointing_at(context, params, particles, stack, settings)
+
+
+class Images:
+    """Images of a stack without a table, as a source of views."""
+
+    def __init__(self, stack: "ImageStack") -> None:
+        self.stack = stack
+        self.box = stack.shape[1]
+
+    def images(self, views: "np.ndarray") -> "np.ndarray":
+        """Images ``(len(views), box, box)`` float32 of these numbers, from 0."""
+        return self.stack.read(views)
+
+
+def rewritten_stack(context: "Context", params: "Params", path: Path, target: Path) -> None:
+    """The images of a stack without a table, changed as asked, in ``target``.
+
+    Raises InputError where they are not square or their pixel size is not known.
+    """
+    import numpy as np
+
+    from parhelion.algorithms.particle_stack import prepared_images, stack_settings
+    from parhelion.images.normalise import contrast_sign
+    from parhelion.io.formats import open_images
+    from parhelion.io.mrc import StackWriter
+    from parhelion.jobs._maps import images_at_once
+
+    stack = open_images(path)
+    count, height, width = stack.shape
+    pixel = params.pixel_size or stack.pixel_size_angstrom
+    if height != width:
+        raise InputError(f"{path} has images of {width} x {height} pixels; particle images are square")
+    if pixel is None:
+        raise InputError(f"{path} does not say its pixel size; give it with --pixel-size")
+    factor = 1.0
+    if params.stack_contrast != "keep":
+        white = params.contrast == "white"
+        if params.contrast == "auto":
+            chosen = np.unique(np.linspace(0, count - 1, min(1000, count)).astype(int))
+            guess = contrast_sign(stack.read(chosen))
+            white = guess.white
+            context.notice(f"protein is {'white' if white else 'black'} in {path} (z = {guess.z_score:.1f})")
+        factor = 1.0 if (params.stack_contrast == "white") == white else -1.0
+    settings = stack_settings(
+        width,
+        pixel,
+        downsample=params.downsample,
+        box=params.box,
+        normalise=params.normalise,
+        radius_angstrom=params.radius,
+        factor=factor,
+    )
+    step = images_at_once(width)
+    chunks = [np.arange(start, min(start + step, count)) for start in range(0, count, step)]
+    source = Images(stack)
+    shown: list[np.ndarray] = []
+    with StackWriter(target, count, (settings.box,) * 2, settings.pixel_size_angstrom) as writer:
+        made = context.executor.map(lambda rows: prepared_images(source, None, rows, settings), chunks)
+        for rows, images in zip(chunks, made):
+            context.check()
+            writer.write(int(rows[0]), images)
+            shown += list(images[: SHOWN - len(shown)].copy())
+            context.progress("images", int(rows[-1]) + 1, count)
+    context.report.gallery(shown, [f"image {i + 1}" for i in range(len(shown))], "First new images")
 
 
 def _settings(params: "Params", particles: "ParticleSet", white: bool | None) -> "StackSettings":

@@ -7,7 +7,9 @@ it has the symmetry at all.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field, model_validator
 
 from parhelion.errors import InputError
 from parhelion.jobs._inputs import MapFile, Maps, ParticlesFile, Symmetry
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from parhelion.algorithms.symmetry_search import SymmetryFit
     from parhelion.run.context import Context
 
+Angle = Annotated[float, Field(ge=-180, le=180)]
 WEAK = 0.3
 """Correlation with its copies below which a map hardly has the symmetry."""
 
@@ -37,12 +40,36 @@ class Params(JobParams):
         le=180,
         default_text="everywhere",
     )
+    angles: tuple[Angle, Angle] | None = option(
+        None,
+        help="look only at frames turned about x, y and z by angles between these, the first and the last",
+        unit="degrees",
+        default_text="everywhere",
+    )
+    angle_step: float | None = option(
+        None,
+        help="step of these angles; what is best among them is refined",
+        unit="degrees",
+        ge=1,
+        le=60,
+        default_text="5",
+    )
     follow: Maps | None = option(
         None, help="more maps in the frame of the input, moved alike", default_text="none"
     )
     particles: ParticlesFile | None = option(
         None, help="particles with poses in the frame of the input", default_text="none"
     )
+
+    @model_validator(mode="after")
+    def _fit(self) -> "Params":
+        if self.angles is not None and self.within is not None:
+            raise ValueError("--angles and --within each say where to look; choose")
+        if self.angles is not None and self.angles[1] < self.angles[0]:
+            raise ValueError(f"--angles {self.angles[0]:g} {self.angles[1]:g}: the first is the smaller one")
+        if self.angle_step is not None and self.angles is None:
+            raise ValueError("--angle-step needs --angles, such as -90 90")
+        return self
 
 
 OUTPUTS = (
@@ -62,14 +89,17 @@ def estimate(params: Params) -> Estimate:
 
 def run(context: "Context", params: Params) -> Result:
     """Search, move and write everything."""
-    from parhelion.algorithms.symmetry_search import find_symmetry
+    from parhelion.algorithms.symmetry_search import euler_frames, find_symmetry
     from parhelion.geometry.symmetry import symmetry_group
     from parhelion.io import mrc
 
     _check_names(params)
     volume = mrc.read_volume(params.input, params.pixel_size)
     group = symmetry_group(params.symmetry)
-    found = find_symmetry(volume, group, resolution_angstrom=params.resolution, within_deg=params.within)
+    frames = None if params.angles is None else euler_frames(*params.angles, params.angle_step or 5.0)
+    found = find_symmetry(
+        volume, group, resolution_angstrom=params.resolution, within_deg=params.within, frames=frames
+    )
     if found.correlation < WEAK:
         context.notice(
             f"the map correlates with its {group.name} copies by {found.correlation:.2f} only; it may "

@@ -2,7 +2,8 @@
 
 Reads MRC, TIFF, SPIDER, and the particle tables of RELION, cryoSPARC, cisTEM and FREALIGN; the format of the
 input is found from its content. Values stay as they are; lengths, angles, signs and counts are translated.
-Images of particles are not copied, unless the options under "New stack" ask for new ones.
+Images of particles are not copied, unless the options under "New stack" ask for new ones; with these, a stack
+of images without a table is prepared as well.
 """
 
 from typing import TYPE_CHECKING, Literal
@@ -160,12 +161,17 @@ def estimate(params: Params) -> Estimate:
 
 def _stack_bytes(path: "Path") -> int:
     """Upper bound for a new stack: all images as float32, where their number and box can be found out."""
-    from parhelion.io.formats import format_of
+    import numpy as np
+
+    from parhelion.io.formats import format_of, open_images
     from parhelion.io.particles import read_particles
     from parhelion.jobs._particles import box_of
 
     try:
-        if format_of(path).kind != "particles":
+        kind = format_of(path).kind
+        if kind == "stack":
+            return 4 * int(np.prod(open_images(path).shape))
+        if kind != "particles":
             return 0
         particles = read_particles(path, pixel_size_angstrom=1.0)
         return 4 * len(particles) * box_of(particles) ** 2
@@ -177,6 +183,7 @@ def _stack_bytes(path: "Path") -> int:
 def run(context: "Context", params: Params) -> Result:
     """Convert one file after the other."""
     from parhelion.io.convert import convert
+    from parhelion.jobs._new_stack import rewritten_stack
 
     names = [path.with_suffix("").name for path in params.input]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -187,6 +194,11 @@ def run(context: "Context", params: Params) -> Result:
         context.check()
         target = context.path("files", name + EXTENSIONS[_format(path, params)])
         stack = context.path("files", name + ".mrcs")
+        if params.new_stack and _is_stack(path):
+            rewritten_stack(context, params, path, stack)
+            written.append(stack)
+            context.progress("convert", number + 1, len(names))
+            continue
         notes = convert(
             path,
             target,
@@ -202,10 +214,22 @@ def run(context: "Context", params: Params) -> Result:
     return Result(figures={"files": len(written)}, outputs={"files": written})
 
 
+def _is_stack(path: "Path") -> bool:
+    from parhelion.io.formats import format_of
+
+    return format_of(path).kind == "stack"
+
+
 def _format(path: "Path", params: Params) -> str:
     from parhelion.io.formats import format_of
 
     kind = format_of(path).kind
+    if kind == "stack" and params.new_stack:
+        if params.flip_phases or _facts(params) is not None or params.to not in (None, "mrcs"):
+            raise InputError(
+                f"{path} is a stack without a table: it has no CTF or optics, and the new one is mrcs"
+            )
+        return "mrcs"
     if kind != "particles" and (params.new_stack or _facts(params) is not None or params.contrast != "auto"):
         raise InputError(f"{path} is a {kind}; options on images and optics are for tables of particles")
     return params.to or USUAL[kind]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pydantic import model_validator
 
 from parhelion.errors import InputError
-from parhelion.jobs._inputs import MapFile, ParticlesFile
+from parhelion.jobs._inputs import MapFile, ParticlesFile, Symmetry
 from parhelion.jobs._maps import images_at_once, pixel_size_option, projecting, voxels
 from parhelion.registry import Estimate, JobParams, Output, Result, declare, option
 
@@ -42,7 +42,20 @@ class Params(JobParams):
         le=60,
         default_text="none",
     )
+    symmetry: Symmetry = option(
+        "C1",
+        help="point group (C1, D2, O, I1 …) to impose on the map before it is projected; a regular grid "
+        "keeps to views that differ by it",
+    )
     ctf: bool = option(False, help="apply the CTF of each particle")
+    padding: int = option(
+        2,
+        help="images are made this many times larger for the CTF and the shifts, and cut; with 1 what the "
+        "CTF spreads beyond the box wraps around",
+        unit="1",
+        ge=1,
+        le=4,
+    )
     shifts: bool = option(True, help="shift the projections as the particles are; without, they are centred")
     first: int = option(1, help="first view to project, counted from 1", unit="views", ge=1)
     last: int | None = option(
@@ -73,6 +86,8 @@ class Params(JobParams):
             raise ValueError("--ctf needs --particles, which say the defocus")
         if not self.shifts and self.particles is None:
             raise ValueError("--no-shifts needs --particles, which have some")
+        if "padding" in self.model_fields_set and self.particles is None:
+            raise ValueError("--padding is for CTF and shifts, which need --particles")
         if self.last is not None and self.last < self.first:
             raise ValueError(f"--last {self.last} comes before --first {self.first}")
         return self
@@ -95,16 +110,23 @@ def run(context: "Context", params: Params) -> Result:
 
     from parhelion.algorithms.simulate.project import Projector
     from parhelion.algorithms.simulate.views import images_of_particles
+    from parhelion.algorithms.symmetry_search import impose_symmetry
+    from parhelion.geometry.symmetry import symmetry_group
     from parhelion.io import mrc
 
     volume = mrc.read_volume(params.input, params.pixel_size)
+    group = symmetry_group(params.symmetry)
+    if len(group) > 1:
+        volume = impose_symmetry(volume, group)
     particles, volume = _poses(context, params, volume)
     particles = _chosen(params, particles)
     projector = Projector(volume.data)
     count, box, pixel = len(particles), volume.box, volume.pixel_size_angstrom
 
     def images(index: np.ndarray) -> np.ndarray:
-        clean = images_of_particles(projector, particles, index, box, pixel, with_ctf=params.ctf)
+        clean = images_of_particles(
+            projector, particles, index, box, pixel, with_ctf=params.ctf, padding=params.padding
+        )
         return _finished(clean, index, params, pixel, context.seed)
 
     step = images_at_once(box)
@@ -128,7 +150,7 @@ def run(context: "Context", params: Params) -> Result:
 def _how_many(params: Params) -> int:
     from parhelion.io.particles import read_particles
 
-    whole = len(_grid(params.step or 60.0))
+    whole = len(_grid(params.step or 60.0, params.symmetry))
     if params.particles is not None:
         whole = len(read_particles(params.particles))
     return max(0, min(whole, params.last or whole) - params.first + 1)
@@ -167,15 +189,18 @@ def _finished(
     return np.asarray(images, np.float32)
 
 
-def _grid(step_deg: float) -> "np.ndarray":
-    """Orientations that look from the points of a HEALPix grid, without in-plane turns."""
+def _grid(step_deg: float, symmetry: str) -> "np.ndarray":
+    """Orientations that look from the points of a HEALPix grid in the asymmetric unit, without in-plane
+    turns."""
     import numpy as np
 
     from parhelion.geometry.rotations import from_relion
     from parhelion.geometry.so3 import MAX_ORDER, grid_spacing_deg, sphere_grid
+    from parhelion.geometry.symmetry import asymmetric_unit_mask, symmetry_group
 
     order = next(k for k in range(MAX_ORDER + 1) if grid_spacing_deg(k) <= step_deg or k == MAX_ORDER)
-    x, y, z = sphere_grid(order).T
+    directions = sphere_grid(order)
+    x, y, z = directions[asymmetric_unit_mask(directions, symmetry_group(symmetry))].T
     return from_relion(np.degrees(np.arctan2(y, x)), np.degrees(np.arccos(z)), np.zeros_like(x))
 
 
@@ -185,7 +210,7 @@ def _poses(context: "Context", params: Params, volume: "Volume") -> tuple["Parti
     from parhelion.io.particles import read_particles
 
     if params.particles is None:
-        return _regular(params.step or 60.0, volume), volume
+        return _regular(params.step or 60.0, volume, params.symmetry), volume
     notes: list[str] = []
     particles = read_particles(params.particles, notes=notes)
     for note in notes:
@@ -203,13 +228,13 @@ def _poses(context: "Context", params: Params, volume: "Volume") -> tuple["Parti
     return particles, volume
 
 
-def _regular(step_deg: float, volume: "Volume") -> "ParticleSet":
+def _regular(step_deg: float, volume: "Volume", symmetry: str) -> "ParticleSet":
     """Particles that look at the map from a regular grid; they have no CTF."""
     import numpy as np
 
     from parhelion.model.particles import OpticsGroup, ParticleSet, Views
 
-    rotation = _grid(step_deg)
+    rotation = _grid(step_deg, symmetry)
     count = len(rotation)
     zeros, none = np.zeros(count), np.zeros(count, np.int64)
     group = OpticsGroup(

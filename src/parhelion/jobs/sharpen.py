@@ -96,6 +96,14 @@ class Params(JobParams):
     ssnr_scale: float = option(
         1.0, help="multiply the signal-to-noise ratios by this", unit="1", gt=0, le=1000, group=MERIT
     )
+    statistics_scale: float = option(
+        1.0,
+        help="stretch the curves of --fsc over frequency by this: above 1 their resolution is finer",
+        unit="1",
+        ge=0.5,
+        le=1.5,
+        group=MERIT,
+    )
     mask: MapFile | None = option(
         None, help="mask (0 to 1) in the frame of the map", default_text="see --mask-kind", group=MASK
     )
@@ -135,6 +143,8 @@ class Params(JobParams):
             raise ValueError("--no-fom-weighting leaves --ssnr-scale without effect")
         if "ssnr_scale" in given and self.fsc is None and self.mass is None:
             raise ValueError("--ssnr-scale needs signal-to-noise ratios: give --fsc or --mass")
+        if "statistics_scale" in given and self.fsc is None:
+            raise ValueError("--statistics-scale stretches the curves of --fsc, which is not given")
         return self
 
 
@@ -240,7 +250,7 @@ def _merit(
     ssnr, cutoff = None, params.cutoff or None
     if params.fsc is not None:
         table = read_statistics(params.fsc)
-        at = 1 / table.resolution_angstrom
+        at = params.statistics_scale / table.resolution_angstrom
         # before the first shell of the table maps agree, beyond its last nothing is known
         curve = np.interp(frequency, at, table.fsc, left=1.0, right=0.0)
         if params.cutoff is None:
