@@ -1,4 +1,4 @@
-"""Put together a refinement package: particles, their parameters, and a reference for each class.
+"""Put together a refinement package: particles, parameters, and a reference per class.
 
 The package is an ordinary folder: particles.star and reference_001.mrc … are what refine, refine-manual,
 classify3d and reconstruct take, and package.json keeps what no table says: symmetry, mass and size of the
