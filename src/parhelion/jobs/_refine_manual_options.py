@@ -78,8 +78,8 @@ class AlignmentParams(JobParams):
     )
     half_sets: Literal["gold", "cistem"] = option(
         "gold",
-        help="gold: two references that never see each other's particles; cistem: one for all, whose limit "
-        "must stay below its resolution",
+        help="gold: two references that never see each other's particles (with several classes they share what "
+        "is coarser than 40 Å); cistem: one for all, whose limit must stay below its resolution",
     )
     start_poses: Literal["input", "random"] = option(
         "input", help="start from the poses of the table or from random orientations"
@@ -261,7 +261,7 @@ class ManualParams(AlignmentParams):
     )
     mass: float | None = option(
         None,
-        help="molecular mass, from which the statistics find the particle's share of the mask",
+        help="molecular mass, from which filter and statistics find the particle's share of the mask",
         unit="kDa",
         gt=0,
         le=1e6,

@@ -136,6 +136,7 @@ def manual_settings(params: "ManualParams", diameter: float, mode: str, seed: in
         fom=_merit(params),
         padding=params.padding,
         filter_constant=params.filter_constant,
+        mass_kda=params.mass,
         seed=seed,
     )
 

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from manual_data import molecule, refined
+from parhelion.algorithms.manual.maps import joined_low
 from parhelion.algorithms.manual.settings import Focus
 from parhelion.contracts import SilentObserver
 from parhelion.errors import Cancelled, ParameterError
@@ -182,3 +184,24 @@ def test_damaged_checkpoints_are_passed_over_and_cycles_added(mixture, tmp_path)
     found = refined(data.images, near, MAPS, {**keywords, "resume": True, "observer": heard}, cycles=3, **TWO)
     assert any("is damaged" in n for n in heard.notices) and "going on after cycle 1" in heard.notices
     assert len(found.history) == 3
+
+
+@pytest.mark.parametrize("half_sets", ["gold", "cistem"])
+def test_classes_come_apart_from_random_occupancies(mixture, half_sets: str) -> None:
+    data, label = mixture
+    settings = {"cycles": 12, "parameters": (), "class_limit_angstrom": 20.0, "seed": 2, **TWO}
+    found = refined(data.images, data.near(2.0, 1.0), (), half_sets=half_sets, **settings)
+    right = accuracy(found, label)
+    # which class is called the first is chance, but it must be the same one in both half sets
+    assert max(right, 1 - right) > 0.9
+
+
+def test_halves_of_several_classes_share_coarse_detail_only() -> None:
+    generator = torch.Generator().manual_seed(1)
+    first, second = torch.randn((2, 16, 16, 16), generator=generator)
+    a, b = (torch.fft.rfftn(m) for m in joined_low([first, second], 4.0))
+    assert torch.allclose(a[3, 0, 0], b[3, 0, 0]) and torch.allclose(a[0, 0, 4], b[0, 0, 4])
+    assert torch.allclose(
+        a[0, 0, 3], (torch.fft.rfftn(first) + torch.fft.rfftn(second))[0, 0, 3] / 2, atol=1e-3
+    )
+    assert torch.allclose(a[5, 0, 0], torch.fft.rfftn(first)[5, 0, 0], atol=1e-3)

@@ -293,6 +293,11 @@ def test_filter_constant_filters_more(plain, again) -> None:
     assert again(filter_constant=20.0).references[0].data.std() < plain.references[0].data.std()
 
 
+def test_a_particle_that_fills_little_of_its_mask_is_filtered_less(plain, again) -> None:
+    # what is solvent in the mask lowered the correlation
+    assert again(mass_kda=20.0).references[0].data.std() > plain.references[0].data.std()
+
+
 def test_blurring_lowers_detail_the_more_the_smaller_the_smoothing(plain, again) -> None:
     def fine(found) -> float:
         power = np.abs(np.fft.fftn(found.classes[0].half_maps[0].data)) ** 2

@@ -9,6 +9,7 @@ from torch import Tensor
 from parhelion.algorithms.manual.problem import ClassMaps, ManualProblem, ManualState
 from parhelion.algorithms.manual.weighting import above_threshold
 from parhelion.algorithms.particle_weights import score_bfactor, without_defocus
+from parhelion.algorithms.postprocess.statistics import particle_fsc, particle_volume_angstrom3
 from parhelion.engine.accumulate import insertion_slices
 from parhelion.engine.candidates import Candidates
 from parhelion.engine.halves import LIGHT_PRIOR
@@ -18,7 +19,11 @@ from parhelion.engine.noise import on_points
 from parhelion.engine.score import chunks
 from parhelion.engine.update import MapSums, Slices, complete_mates, solve, symmetrise
 from parhelion.errors import InputError
+from parhelion.fourier.grids import rfft_radius
 from parhelion.fourier.shells import fsc
+
+JOINED_ANGSTROM = 40.0
+"""Coarser detail than this the half sets of several classes share, or their classes need not be the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +129,9 @@ def solved_class(problem: ManualProblem, sums: tuple[MapSums, MapSums]) -> Class
     """Half maps, their FSC inside the mask, and maps filtered by it.
 
     SNR of a half map = FSC / (1 - FSC), of both together twice that (Scheres, J. Mol. Biol. 415, 406, 2012,
-    eq. 10); the filter's noise-to-signal ratio is multiplied by the filter constant.
+    eq. 10); the filter's noise-to-signal ratio is multiplied by the filter constant. With a known mass the
+    filter is that of the particle without the solvent in its mask (Sindelar and Grigorieff, J. Struct. Biol.
+    180, 26, 2012).
     """
     settings, shell = problem.settings, problem.loader.points.max_shell
     light = torch.full((shell + 1,), LIGHT_PRIOR, dtype=torch.float64)
@@ -134,6 +141,11 @@ def solved_class(problem: ManualProblem, sums: tuple[MapSums, MapSums]) -> Class
     usable = curve[: shell + 1].clip(0.001, 0.999)
     below = np.flatnonzero(usable[2:] < 0.143)
     resolved = int(below[0]) + 2 if len(below) else shell
+    if settings.mass_kda is not None:
+        pixel = problem.loader.pixel_size_angstrom
+        inside = float(mask.sum(dtype=torch.float64)) * pixel**3
+        usable = particle_fsc(usable, min(particle_volume_angstrom3(settings.mass_kda) / inside, 1.0))
+        usable = usable.clip(0.001, 0.999)
     ratio = torch.from_numpy(settings.filter_constant * (1 - usable) / usable)
     limit = min(resolved + 4, shell)
     both = replace(
@@ -144,6 +156,8 @@ def solved_class(problem: ManualProblem, sums: tuple[MapSums, MapSums]) -> Class
     combined = solve(both, 0.5 * ratio, limit)
     if settings.half_sets == "gold":
         compared = [problem.solvent.applied(solve(s, ratio, limit), mask) for s in sums]
+        if settings.classes > 1:
+            compared = joined_low(compared, problem.loader.extent_angstrom / JOINED_ANGSTROM)
     else:
         compared = [problem.solvent.applied(combined, mask)] * 2
     return ClassMaps(
@@ -154,3 +168,12 @@ def solved_class(problem: ManualProblem, sums: tuple[MapSums, MapSums]) -> Class
         resolved_shell=resolved,
         references=(compared[0], compared[1]),
     )
+
+
+def joined_low(halves: list[Tensor], shell: float) -> list[Tensor]:
+    """Two maps with their mean instead of themselves up to ``shell``."""
+    transform = torch.fft.rfftn(torch.stack(halves), dim=(1, 2, 3))
+    shape = tuple(halves[0].shape)
+    low = rfft_radius(shape).to(transform.device) * shape[0] <= shell
+    both = torch.where(low, transform.mean(0), transform)
+    return list(torch.fft.irfftn(both, s=shape, dim=(1, 2, 3)))

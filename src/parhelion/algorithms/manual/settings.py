@@ -28,6 +28,7 @@ class ManualSettings:
 
     ``half_sets`` "gold" keeps two references that never see each other's particles, "cistem" compares all
     particles with one reference. ``signed_limit_angstrom`` 0 takes the sign of the correlation everywhere.
+    ``mass_kda`` says how much of the mask is particle, None that all of it is.
     ``fom`` are resolutions in Å and figures of merit that weight a given reference.
     ``score_threshold`` up to 1 is the share of particles that are kept, above it a score.
     """
@@ -71,6 +72,7 @@ class ManualSettings:
     fom: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     padding: float = 2.0
     filter_constant: float = 1.0
+    mass_kda: float | None = None
     seed: int = 1
 
     def __post_init__(self) -> None:
