@@ -78,7 +78,7 @@ class AlignmentParams(JobParams):
     )
     half_sets: Literal["gold", "cistem"] = option(
         "gold",
-        help="gold: two references that never see each other's particles (with several classes they share what "
+        help="gold: two references that never see each other's particles (those of several classes share what "
         "is coarser than 40 Å); cistem: one for all, whose limit must stay below its resolution",
     )
     start_poses: Literal["input", "random"] = option(
