@@ -78,8 +78,8 @@ class AlignmentParams(JobParams):
     )
     half_sets: Literal["gold", "cistem"] = option(
         "gold",
-        help="gold: two references that never see each other's particles (those of several classes share what "
-        "is coarser than 40 Å); cistem: one for all, whose limit must stay below its resolution",
+        help="gold: two references that never see each other's particles (those of several classes share "
+        "what is coarser than 40 Å); cistem: one for all, whose limit must stay below its resolution",
     )
     start_poses: Literal["input", "random"] = option(
         "input", help="start from the poses of the table or from random orientations"
