@@ -1,12 +1,14 @@
 """spa: all steps with one command, their results at the top, resuming, and real particles."""
 
+import numpy as np
 import pytest
+from scipy import ndimage
 
 from parhelion.algorithms.map_alignment import align_maps
 from parhelion.algorithms.simulate.density import density_from_model
 from parhelion.errors import InputError, ParameterError
 from parhelion.geometry.symmetry import symmetry_group
-from parhelion.io.mrc import read_volume
+from parhelion.io.mrc import StackWriter, open_stack, read_volume
 from parhelion.io.particles import read_particles
 from parhelion.jobs import postprocess, spa
 
@@ -23,7 +25,8 @@ def test_every_step_is_run_and_its_results_are_at_the_top(run, simulated) -> Non
     found = run("spa", input=simulated["particles"], **QUICK, **FIRST)
     folder = found.folder
     assert {path.name for path in folder.glob("0*")} == {"01_abinitio", "02_refine", "03_postprocess"}
-    assert set(found.outputs) == {output.name for output in spa.OUTPUTS}
+    from_classes = {"classes", "recentred", "recentred_stack"}  # 60 particles are too few for them
+    assert set(found.outputs) == {output.name for output in spa.OUTPUTS} - from_classes
     assert (folder / "map.mrc").samefile(folder / "03_postprocess" / "map.mrc")
     assert (folder / "half1.mrc").samefile(folder / "02_refine" / "half1.mrc")
     assert found.figures["resolution_angstrom"] > 7.9
@@ -100,3 +103,58 @@ def test_galactosidase_from_nothing(run, test_data) -> None:
     truth = density_from_model(model, solved.box, solved.pixel_size_angstrom, symmetry=group)
     assert align_maps(solved, truth, symmetry=group).fsc_half_angstrom < 9
     assert found.figures["resolution_angstrom"] < 9
+
+
+@pytest.fixture
+def with_junk(run, molecule, tmp_path):
+    """320 particles, an eighth of them noise, a quarter up to 20 Å off centre; and which are noise."""
+    found = run("simulate_particles", model=molecule, count=320, snr=1.0, shift=20, output=tmp_path / "made")
+    stack = found.outputs["images"]
+    images = np.asarray(open_stack(stack).read(np.arange(320)))
+    rng = np.random.default_rng(2)
+    junk = rng.permutation(320) < 40
+    images[junk] = rng.normal(0, images.std(), size=images[junk].shape)
+    with StackWriter(stack, 320, images.shape[1:], 4.0) as writer:
+        writer.write(0, images.astype(np.float32))
+    return found.outputs, junk
+
+
+def test_particles_of_good_classes_are_kept_and_centred(run, with_junk) -> None:
+    made, junk = with_junk
+    given = {"input": made["particles"], "reference": made["reference"], "contrast": "white", **QUICK}
+    found = run("spa", **given)
+    assert {path.name for path in found.folder.glob("0*")} == {
+        "01_class2d",
+        "02_refine",
+        "03_postprocess",
+    }
+    kept = read_particles(found.outputs["particles"])
+    # the table is that of the input's images, whatever was moved on the way
+    assert kept.views.image_path[0] == made["images"].resolve()
+    inside = np.isin(np.arange(320), kept.views.image_index)
+    assert inside[~junk].mean() > 0.9 > 0.3 > inside[junk].mean()
+    assert found.figures["kept_particles"] == inside.sum()
+    moved = np.asarray(open_stack(found.outputs["recentred_stack"]).read(np.arange(inside.sum())))
+    box = np.indices((32, 32)) - 16
+
+    def spread(images) -> float:
+        bright = np.clip(ndimage.gaussian_filter(images.mean(0), 1), 0, None)
+        return float((bright * (box**2).sum(0)).sum() / bright.sum())
+
+    before = np.asarray(open_stack(made["images"]).read(kept.views.image_index))
+    assert spread(moved) < spread(before)
+    shown = (found.folder / "report.html").read_text(encoding="utf-8")
+    for text in ("2D classes", "What the 2D classes gained", "kept: class 1", "dropped: class"):
+        assert text in shown
+    truth = read_particles(made["truth"])
+    error = kept.shift_xyz_angstrom[:, :2] - truth.shift_xyz_angstrom[kept.views.image_index, :2]
+    assert np.median(np.hypot(*error.T)) < 8
+
+
+def test_without_classes_all_particles_are_used(run, with_junk) -> None:
+    made, _ = with_junk
+    given = {"input": made["particles"], "reference": made["reference"], "contrast": "white", **QUICK}
+    found = run("spa", **given, class2d=False)
+    assert {path.name for path in found.folder.glob("0*")} == {"01_refine", "02_postprocess"}
+    assert found.figures["used_particles"] == 320
+    assert "classes" not in found.outputs and "recentred" not in found.outputs

@@ -26,6 +26,12 @@ PICK_RADII = (0.25, 0.45)
 LOWEST_MERIT, MERIT_SHARE, MERIT_PERCENTILE = 3.5, 0.4, 90.0
 CTF_SIGMAS, CTF_LEAST_RATIO, CTF_FINE_ENOUGH = 3.0, 1.3, 3.0
 DEVIATIONS_PER_MAD = 1.4826
+FEWEST_FOR_CLASSES = 300
+"""Particles below which classes hold too few for their halves to be compared."""
+PARTICLES_PER_CLASS, CLASSES_2D = 50, (10, 50)
+CYCLES_2D = 20
+FEWEST_KEPT = 0.1
+"""Share of the particles that good classes must hold to be believed."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +118,11 @@ def boxes(extent: Choice, micrograph_pixel_angstrom: float, final_pixel_angstrom
         pixel_size_angstrom=micrograph_pixel_angstrom * box / final_box,
         why=extent.why,
     )
+
+
+def classes_2d(count: int) -> int:
+    """How many 2D classes tell junk from views in a first run of ``count`` particles."""
+    return min(max(count // PARTICLES_PER_CLASS, CLASSES_2D[0]), CLASSES_2D[1])
 
 
 def pick_radii(diameter_angstrom: float) -> tuple[float, float, float]:

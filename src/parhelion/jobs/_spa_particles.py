@@ -1,5 +1,6 @@
 """The first half of ``spa``: from movies or micrographs to extracted particles, step by step."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from parhelion.run.context import Context
 
 GIVEN = "given"
+NEAREST = 0.3
+"""Diameters between particles: closer ones are the same one, picked twice."""
 FEWEST = 4
 """Two half sets of fewer particles cannot be compared."""
 MICROSCOPE = ("pixel_size", "voltage", "cs", "amplitude_contrast")
@@ -34,6 +37,8 @@ class Prepared:
     particles: Path
     decisions: list[tuple[object, object, str]] = field(default_factory=list)
     figures: dict[str, Any] = field(default_factory=dict)
+    again: Callable[[Path], Path] | None = None
+    """Cuts the particles of a table out once more, at their refined centres."""
 
 
 def given(**values: Any) -> dict[str, Any]:
@@ -195,7 +200,20 @@ class _Way:
             "contrast": params.contrast,
             "background_radius": round(min(0.5 * self.diameter * 1.1, 0.45 * chosen.box * pixel), 1),
         } | given(min_merit=merit)
-        done = self._run("extract", "Particles", values | self._microscope(table))
+        microscope = self._microscope(table)
+        done = self._run("extract", "Particles", values | microscope)
+        again = {name: value for name, value in values.items() if name != "min_merit"}
+        again |= {
+            "contrast": done.figures["contrast"],
+            "centres": "refined",
+            "min_distance": round(NEAREST * self.diameter, 1),
+        }
+
+        def once_more(selected: Path) -> Path:
+            cut = self._run("extract", "Centred particles", again | microscope | {"input": selected})
+            return Path(str(cut.outputs["particles"]))
+
+        self.found.again = once_more
         self.found.particles = Path(str(done.outputs["particles"]))
         self.found.figures["picked_particles"] = done.figures["particles"]
         self.found.figures["pixel_size_angstrom"] = chosen.pixel_size_angstrom

@@ -9,7 +9,8 @@ average and gives its resolution and score; particles of classes with a good sco
 The score (0 to 1) is the mean correlation between the two half averages, ring by ring from 30 Å (a
 quarter of the diameter where that is finer) to 10 Å, times a factor that falls from 1 to 0 as the
 average lies off its centre by up to a quarter of the diameter. Views of a molecule share such detail,
-ice and carbon do not.
+ice and carbon do not. Classes from 0.2 on are good; where images are so noisy or few that even the best
+classes (a quarter of the particles) score below 0.6, a third of what these reach is enough.
 """
 
 from pathlib import Path
@@ -66,7 +67,14 @@ class Params(JobParams):
     select: Literal["auto", "none"] = option(
         "auto", help="auto writes the particles of good classes to selected.star"
     )
-    select_score: float = option(0.3, help="score from which on a class counts as good", unit="1", ge=0, le=1)
+    select_score: float | None = option(
+        None,
+        help="score from which on a class counts as good",
+        unit="1",
+        ge=0,
+        le=1,
+        default_text="0.2, or a third of what the best classes reach where that is less",
+    )
     cycles: int = option(25, help="cycles to run", unit="cycles", ge=1, le=100, group=SCHEDULE)
     initial_resolution: float = option(
         40.0, help="resolution limit of the first cycle", unit="Å", gt=0, le=300, group=SCHEDULE
@@ -219,7 +227,7 @@ def run(context: "Context", params: Params) -> Result:
 
     from parhelion.algorithms.class2d.classify import classify
     from parhelion.algorithms.class2d.memory import cache_bytes
-    from parhelion.algorithms.class2d.selection import class_quality, good_classes
+    from parhelion.algorithms.class2d.selection import class_quality, good_classes, score_threshold
     from parhelion.jobs import _class2d
     from parhelion.jobs._particles import first_images, read_with_images
     from parhelion.run.memory import available_bytes
@@ -254,17 +262,23 @@ def run(context: "Context", params: Params) -> Result:
     quality = class_quality(
         found.averages, found.frc, found.extent_angstrom, params.diameter, settings.final_resolution_angstrom
     )
-    good = good_classes(quality.score, params.select_score)
     members = np.bincount(found.category, minlength=len(found.averages))
-    good &= members > 0
-    threshold = params.select_score if params.select == "auto" else None
+    threshold = params.select_score
+    if threshold is None:
+        threshold = score_threshold(quality.score, members)
+    good = good_classes(quality.score, threshold) & (members > 0)
     names = ["classes", "table", "start"]
-    names += _class2d.write(context, particles, found, quality, members, good, threshold)
+    names += _class2d.write(
+        context, particles, found, quality, members, good, threshold if params.select == "auto" else None
+    )
     names += ["sums"] if params.partial_sums else []
     _class2d.show(context, found, quality, members, good, params.select == "auto")
     outputs: dict[str, Path | list[Path]] = {name: context.path(name) for name in names}
     outputs["cycles"] = [context.path("cycles", f"{i + 1:03d}") for i in range(params.cycles)]
-    return Result(figures=_class2d.figures_of(found, quality, members, good), outputs=outputs)
+    return Result(
+        figures=_class2d.figures_of(found, quality, members, good) | {"score_threshold": threshold},
+        outputs=outputs,
+    )
 
 
 def _settings(params: Params, seed: int) -> "Class2dSettings":

@@ -30,7 +30,14 @@ class Params(JobParams):
     select: Literal["auto", "none"] = option(
         "auto", help="auto writes the particles of good classes to selected.star"
     )
-    select_score: float = option(0.3, help="score from which on a class counts as good", unit="1", ge=0, le=1)
+    select_score: float | None = option(
+        None,
+        help="score from which on a class counts as good",
+        unit="1",
+        ge=0,
+        le=1,
+        default_text="0.2, or a third of what the best classes reach where that is less",
+    )
 
     @model_validator(mode="after")
     def _fit(self) -> "Params":
@@ -64,7 +71,7 @@ def run(context: "Context", params: Params) -> Result:
     import numpy as np
 
     from parhelion.algorithms.class2d import partial
-    from parhelion.algorithms.class2d.selection import class_quality, good_classes
+    from parhelion.algorithms.class2d.selection import class_quality, good_classes, score_threshold
     from parhelion.jobs import _class2d
 
     parts = [partial.load(path) for path in params.input]
@@ -83,11 +90,15 @@ def run(context: "Context", params: Params) -> Result:
         settings.final_resolution_angstrom,
     )
     members = np.bincount(found.category, minlength=len(found.averages))
-    good = good_classes(quality.score, params.select_score) & (members > 0)
-    threshold = params.select_score if params.select == "auto" else None
+    threshold = params.select_score
+    if threshold is None:
+        threshold = score_threshold(quality.score, members)
+    good = good_classes(quality.score, threshold) & (members > 0)
     names = ["classes", "table", "start"]
     particles = _particles(context, params, partial.count_of(parts[0]), found.pixel_size_angstrom)
-    names += _class2d.write(context, particles, found, quality, members, good, threshold)
+    names += _class2d.write(
+        context, particles, found, quality, members, good, threshold if params.select == "auto" else None
+    )
     _class2d.show(context, found, quality, members, good, params.select == "auto")
     figures = _class2d.figures_of(found, quality, members, good) | {"parts": len(parts)}
     outputs: dict[str, Path | list[Path]] = {name: context.path(name) for name in names}

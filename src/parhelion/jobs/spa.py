@@ -1,13 +1,15 @@
 """Go the whole way from movies, micrographs or particles to a sharpened map.
 
 Movies are aligned and summed (motion), the CTF of the micrographs is fitted (ctf), those with a bad fit are
-left out (select), particles are found (pick) and cut (extract). A first map is then found from the particles
-alone (abinitio), refined in two half sets that never see each other (refine), and sharpened by what the half
-maps agree on (postprocess). What the user does not say is decided at each step and listed with its reason.
-Each step works in a folder of its own and can be looked at; one report shows them all. What the input already
-holds is not done again; with a reference the search for a first map is left out.
+left out (select), particles are found (pick) and cut (extract). They are sorted by how they look (class2d);
+those of classes that show a molecule are kept and brought to the centres of their boxes. A first map is found
+from them alone (abinitio), refined in two half sets that never see each other (refine), and sharpened by what
+the half maps agree on (postprocess). What the user does not say is decided at each step and listed with its
+reason. Each step works in a folder of its own and can be looked at; one report shows them all. What the input
+already holds is not done again; with a reference the search for a first map is left out.
 """
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import model_validator
@@ -19,6 +21,7 @@ from parhelion.jobs._spa_input import StartFiles, kind_of
 from parhelion.registry import Estimate, JobParams, Output, Result, declare, option
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from parhelion.run.context import Context
@@ -123,6 +126,9 @@ class Params(JobParams):
     voltage: float | None = voltage_option(MICROSCOPE)
     cs: float | None = cs_option(MICROSCOPE)
     amplitude_contrast: float | None = amplitude_contrast_option(MICROSCOPE)
+    class2d: bool = option(
+        True, help="sort particles into 2D classes, keep those of good classes and centre them", group=MAPS
+    )
     reference: MapFile | None = option(
         None,
         help="starting map, protein white; leaves out the search from nothing",
@@ -187,6 +193,14 @@ OUTPUTS = (
     Output(name="map", file="map.mrc", help="the sharpened and filtered map"),
     Output(name="masked_map", file="map_masked.mrc", help="the same inside the mask"),
     Output(name="initial_map", file="initial_map.mrc", help="the first map, symmetry imposed", optional=True),
+    Output(name="classes", file="classes.mrcs", help="2D class averages", optional=True),
+    Output(
+        name="recentred",
+        file="recentred/particles.star",
+        help="particles of good classes with their images centred",
+        optional=True,
+    ),
+    Output(name="recentred_stack", file="recentred/particles.mrcs", help="the centred images", optional=True),
     Output(name="half1", file="half1.mrc", help="map of the first half set, unfiltered"),
     Output(name="half2", file="half2.mrc", help="map of the second half set, unfiltered"),
     Output(name="mask", file="mask.mrc", help="the mask inside which the resolution is stated"),
@@ -213,6 +227,15 @@ def _planned_maps(params: Params) -> list[Estimate]:
 
     table = params.input[0]
     planned = []
+    if params.class2d and params.diameter is not None:
+        from parhelion.jobs import _spa_classes
+        from parhelion.jobs._particles import size_of
+
+        job = load("class2d")
+        values = _spa_classes.values_of(
+            table, params.diameter, "auto", size_of(table, params.pixel_size)[0]
+        ) | _given(pixel_size=params.pixel_size)
+        planned.append(job.estimate(validate(job.params, values)))
     if params.reference is None:
         job = load("abinitio")
         planned.append(job.estimate(validate(job.params, _first_map(params, table, "auto"))))
@@ -237,11 +260,16 @@ def _completed(model: type[JobParams], values: dict[str, Any]) -> dict[str, Any]
 def run(context: "Context", params: Params) -> Result:
     """One step after the other; the results of the last go to the top."""
     from parhelion.jobs import load
+    from parhelion.jobs._spa_classes import classify_first, particle_outputs
+    from parhelion.jobs._spa_report import decisions, show_gain
     from parhelion.jobs._steps import number, place
     from parhelion.run.steps import run_step
 
     decided = context.report.section("What was decided")
-    table, contrast, rows, figures = _particles(context, params)
+    start = _particles(context, params)
+    classes = classify_first(context, params, start)
+    table, contrast = classes.table, start.contrast
+    rows, figures = start.decisions + classes.decisions, start.figures | classes.figures
     first, reference = None, params.reference
     if reference is None:
         first = run_step(context, load("abinitio"), "Initial map", _first_map(params, table, contrast))
@@ -251,13 +279,16 @@ def run(context: "Context", params: Params) -> Result:
     halves = [_path(refined, name) for name in ("half1", "half2")]
     sharpening = {"input": halves} | _given(bfactor=params.bfactor)
     final = run_step(context, load("postprocess"), "Post-processing", sharpening)
-    rows += _decisions(params, first, refined, final)
+    rows += decisions(params, first, refined, final)
     decided.table(rows, heads=("what", "value", "how"))
+    if classes.kept is not None:
+        figures |= show_gain(context, classes, start.contrast, refined, params.symmetry)
     outputs: dict[str, Path | list[Path]] = {}
     for name in ("map", "masked_map", "mask", "fsc"):
         outputs[name] = place(context, name, final)
-    for name in ("half1", "half2", "particles"):
+    for name in ("half1", "half2"):
         outputs[name] = place(context, name, refined)
+    outputs |= particle_outputs(context, classes, refined)
     if first is not None:
         outputs["initial_map"] = place(context, "initial_map", first, "map")
     return Result(
@@ -277,8 +308,20 @@ def run(context: "Context", params: Params) -> Result:
     )
 
 
-def _particles(context: "Context", params: Params) -> "tuple[Path, Contrast, list[Decision], dict[str, Any]]":
-    """The table of particles, how protein looks in them, what was decided so far, and key figures."""
+@dataclass
+class Start:
+    """The table of particles, how many and how protein looks in them; what was decided, and key figures."""
+
+    table: "Path"
+    contrast: Contrast
+    count: int
+    decisions: list[Decision]
+    figures: dict[str, Any]
+    again: "Callable[[Path], Path] | None" = None
+    """Cuts particles of a table out of the micrographs at their new centres."""
+
+
+def _particles(context: "Context", params: Params) -> Start:
     start = kind_of(params.input)
     if start == "particles":
         contrast, count = _look(context, params)
@@ -287,11 +330,12 @@ def _particles(context: "Context", params: Params) -> "tuple[Path, Contrast, lis
             ("Particles with images", count, "of the input table"),
             ("Protein in the images", contrast, how),
         ]
-        return params.input[0], contrast, rows, {}
+        return Start(params.input[0], contrast, count, rows, {})
     from parhelion.jobs._spa_particles import prepare
 
     found = prepare(context, params, start)
-    return found.particles, "white", found.decisions, found.figures
+    count = int(found.figures["picked_particles"])
+    return Start(found.particles, "white", count, found.decisions, found.figures, found.again)
 
 
 def _look(context: "Context", params: Params) -> tuple[Contrast, int]:
@@ -329,40 +373,6 @@ def _path(step: Result, name: str) -> "Path":
     from pathlib import Path
 
     return Path(str(step.outputs[name]))
-
-
-def _decisions(params: Params, first: Result | None, refined: Result, final: Result) -> "list[Decision]":
-    """What was assumed or found on the way to the map, and from where."""
-    rows: list[Decision] = [
-        ("Particles used", refined.figures["used_particles"], "those whose images are finite"),
-        (
-            "Diameter (Å)",
-            refined.figures["diameter_angstrom"],
-            "given" if params.diameter else "from the reference",
-        ),
-        ("Symmetry", params.symmetry.upper(), "given"),
-    ]
-    if first is not None:
-        best = "the best evidence on particles it had not seen"
-        rows += [
-            ("Chosen start", first.figures["chosen_start"], best),
-            ("Agreement with the most similar start", first.figures["agreement"], "mean FSC, 1 is the same"),
-        ]
-        if first.figures["symmetry_correlation"] is not None:
-            rows.append(
-                (
-                    "Correlation with its symmetric average",
-                    first.figures["symmetry_correlation"],
-                    "of the map found without symmetry",
-                )
-            )
-    rows += [
-        ("Rounds of refinement", refined.figures["rounds"], "until nothing improved"),
-        ("Resolution (Å)", final.figures["resolution_angstrom"], "half maps, FSC 0.143 inside the mask"),
-        ("Mask (Å³)", final.figures["mask_volume_angstrom3"], "made automatically from the half maps"),
-        ("B-factor (Å²)", final.figures["bfactor_angstrom2"], "given" if params.bfactor else "estimated"),
-    ]
-    return rows
 
 
 JOB = declare(__name__, __doc__, params=Params, run=run, estimate=estimate, outputs=OUTPUTS, resumable=True)

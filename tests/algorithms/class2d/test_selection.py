@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from parhelion.algorithms.class2d.selection import class_quality, good_classes
+from parhelion.algorithms.class2d.selection import class_quality, good_classes, score_threshold
 from parhelion.errors import ParameterError
 
 EXTENT, DIAMETER, SHELLS = 240.0, 160.0, 30
@@ -52,8 +52,19 @@ def test_resolution_is_where_signal_falls_to_noise() -> None:
     assert found.resolution_angstrom[2] == EXTENT
 
 
+def test_noisy_images_lower_the_threshold() -> None:
+    members = np.array([50, 30, 20, 100])
+    assert score_threshold(np.array([0.7, 0.65, 0.4, 0.1]), members) == 0.2
+    # the best quarter of 200 particles are the first class: a third of its score
+    assert score_threshold(np.array([0.3, 0.28, 0.15, 0.02]), members) == pytest.approx(0.1)
+    assert score_threshold(np.array([0.1, 0.3, 0.1, 0.1]), members) == pytest.approx(
+        (30 * 0.3 + 50 * 0.1) / 240
+    )
+    assert score_threshold(np.array([0.2, 0.1]), np.array([0, 0])) == 0.2
+
+
 def test_the_threshold_chooses() -> None:
-    np.testing.assert_array_equal(good_classes(np.array([0.5, 0.3, 0.2])), [True, True, False])
+    np.testing.assert_array_equal(good_classes(np.array([0.5, 0.2, 0.1])), [True, True, False])
     np.testing.assert_array_equal(good_classes(np.array([0.5, 0.3]), 0.4), [True, False])
     with pytest.raises(ParameterError, match="between 0 and 1"):
         good_classes(np.array([0.5]), 1.5)
