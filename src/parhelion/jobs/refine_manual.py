@@ -35,7 +35,7 @@ OUTPUTS = (
 SECONDS_PER_EVALUATION = 1.5e-3
 """CPU time of one image of 64 pixels against one class at its pose, with its share of a map (measured)."""
 SECONDS_PER_SEARCH, SECONDS_PER_GRID = 2e-3, 5e-4
-"""CPU time of refining what a search found for one image of 64 pixels, and of a grid of 15 degrees (measured)."""
+"""CPU time of refining a search's hits for one image of 64 pixels, and of a grid of 15 degrees (measured)."""
 
 
 def estimate(params: Params) -> Estimate:
