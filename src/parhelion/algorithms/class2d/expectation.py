@@ -20,6 +20,8 @@ from parhelion.engine.search import search_precision, shift_grid
 CHUNK = 64
 GROUP_BYTES = 2**28
 """Images of a coarse-to-fine group that are kept at once."""
+TURNED_BYTES = 2**28
+"""Turned averages that are kept during a cycle."""
 REACH = 0.7
 """Share of the mask's radius by which angles are told apart: most of a particle lies within."""
 COARSE_SHIFT, FINE_SHIFT = 0.4, 0.3
@@ -89,6 +91,16 @@ class _Cycle:
     fine_grid: PlanarGrid
     shift_step: float
     told: list[float]
+    turned: dict[int, Tensor]
+
+    def slices(self, number: int) -> Tensor:
+        """Class ``number`` at all fine angles ``(a b, k)``; kept for the cycle where there is room."""
+        found = self.turned.get(number)
+        if found is None:
+            found = turned(self.transform[:, number : number + 1], self.fine_grid)[0]
+            if found.nbytes * self.problem.classes <= TURNED_BYTES:
+                self.turned[number] = found
+        return found
 
     @property
     def log_poses(self) -> float:
@@ -189,6 +201,7 @@ def _prepare(problem: Class2dProblem, state: ClassState, limit_angstrom: float, 
         fine_grid=fine_grid,
         shift_step=shift_step,
         told=[0.0],
+        turned={},
     )
 
 
@@ -252,7 +265,7 @@ def _local_group(
 
     def scored(number: int) -> tuple[Tensor, Tensor, Tensor]:
         problem.cancel.check()
-        slices = turned(cycle.transform[:, number : number + 1], cycle.fine_grid)[0]
+        slices = cycle.slices(number)
         return planar_local.score_class(images, hits, number, slices, ramps, fine)
 
     n, m = hits.score.shape
@@ -274,7 +287,7 @@ def _local_group(
 
     def added(number: int) -> FoldedSums:
         problem.cancel.check()
-        slices = turned(cycle.transform[:, number : number + 1], cycle.fine_grid)[0]
+        slices = cycle.slices(number)
         return planar_local.add_class(images, hits, weight, number, slices, ramps, fine)
 
     residual = images.power.clone()

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from parhelion.algorithms.class2d.expectation import CHUNK, GROUP_BYTES, MOST_WITHIN
+from parhelion.algorithms.class2d.expectation import CHUNK, GROUP_BYTES, MOST_WITHIN, TURNED_BYTES
 from parhelion.algorithms.class2d.problem import MARGIN_SHELLS, highest_shell
 from parhelion.algorithms.class2d.settings import Class2dSettings
 from parhelion.engine.memory import ENGINE_BYTES, TABLE_BYTES
@@ -44,5 +44,6 @@ def planned_bytes(
     table = (TABLE_BYTES + 8 * int(np.ceil(settings.start_average / max(count, 1))) * classes) * count
     per_class = (angles * MOST_WITHIN + ENTRIES * MOST_WITHIN * 4) * k * COMPLEX
     chunk = CHUNK * (box**2 * FLOAT * 4 + k * COMPLEX * 6)
-    shared = ENGINE_BYTES + cache + 5 * sums + averages + bank + group + table
+    turned = min(TURNED_BYTES, classes * angles * MOST_WITHIN * k * COMPLEX)
+    shared = ENGINE_BYTES + cache + turned + 5 * sums + averages + bank + group + table
     return shared, per_class + chunk + 5 * FLOAT * BLOCK + bank // 2
