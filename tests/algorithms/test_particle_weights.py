@@ -107,3 +107,8 @@ def test_exposures_are_those_of_the_middle_of_the_image(bare) -> None:
     wrong = having(seen, cisTEMTotalExposure=np.full(COUNT, 5.0))
     with pytest.raises(MetadataError, match="must not be less"):
         particle_weights(wrong, WeightSettings(exposure=True))
+
+
+def test_scores_of_another_scale_do_no_harm(bare) -> None:
+    wild = having(bare, cisTEMScore=1e6 * SCORES)
+    assert np.abs(particle_weights(wild, WeightSettings(adjust_scores=False)).bfactor).max() == 100.0

@@ -345,7 +345,7 @@ def test_cropped_images_give_nearly_the_same_map(particles) -> None:
     assert similar(cropped.map, plain.map) > 0.97
     edge = cropped.map.data[:8]
     assert np.ptp(edge) == 0
-    with pytest.raises(ParameterError, match="--crop needs --diameter"):
+    with pytest.raises(ParameterError, match="--autocrop needs --diameter"):
         everything(table, images, crop=True)
 
 

@@ -130,7 +130,7 @@ OPTIONS = [
     {"split": "even-odd"},
     {"normalise": False},
     {"diameter": 90.0},
-    {"diameter": 90.0, "crop": True},
+    {"diameter": 90.0, "autocrop": True},
     {"padding": 1.5},
     {"resolution_limit": 20.0},
     {"ewald": "positive"},

@@ -19,7 +19,7 @@ def cropped_to(box: int, pixel_size_angstrom: float, diameter_angstrom: float) -
     if diameter_angstrom >= box * pixel_size_angstrom:
         raise ParameterError(
             f"a particle as large as the box ({box * pixel_size_angstrom:.0f} Å) cannot be cropped; "
-            "--crop needs --diameter"
+            "--autocrop needs --diameter"
         )
     return cropped_box(box, MASK_GROWTH * diameter_angstrom / pixel_size_angstrom)
 

@@ -19,6 +19,8 @@ SCORE, OCCUPANCY = "cisTEMScore", "cisTEMOccupancy"
 EXPOSURES = ("cisTEMPreExposure", "cisTEMTotalExposure")
 MOST_DEVIATIONS = 3.0
 """Scores are clipped this many standard deviations from their mean: an outlier must not become the map."""
+MOST_ANGSTROM2 = 100.0
+"""Largest ``B``, for scores of another scale than FREALIGN's 0 to 100."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +28,8 @@ class WeightSettings:
     """What makes particles count differently.
 
     ``classes`` numbers the maps that are made, each of its own particles; None puts all particles into one.
-    ``score_threshold`` up to 1 keeps this share of the best particles, above 1 those of at least this score.
+    ``score_threshold`` 0 keeps all, up to 1 this share of the best particles, above 1 those of at least this
+    score.
     ``score_constant_angstrom2`` None takes 2 where the particles have scores, 0 for none.
     """
 
@@ -34,7 +37,7 @@ class WeightSettings:
     occupancy: bool = True
     score_constant_angstrom2: float | None = None
     adjust_scores: bool = True
-    score_threshold: float | None = None
+    score_threshold: float = 0.0
     exposure: bool = False
 
 
@@ -64,7 +67,7 @@ def particle_weights(particles: ParticleSet, settings: WeightSettings) -> Partic
         total = share.sum(0)
         if settings.adjust_scores:
             scores = without_defocus(scores, _mean_defocus(particles), total)
-        if settings.score_threshold is not None:
+        if settings.score_threshold > 0:
             share = share * _kept(scores, total, settings.score_threshold)
             total = share.sum(0)
         constant = USUAL_CONSTANT if constant is None else constant
@@ -97,13 +100,11 @@ def score_bfactor(scores: np.ndarray, weight: np.ndarray, constant_angstrom2: fl
     mean = np.average(scores, weights=weight)
     deviation = np.sqrt(np.average((scores - mean) ** 2, weights=weight))
     clipped = np.clip(scores - mean, -MOST_DEVIATIONS * deviation, MOST_DEVIATIONS * deviation)
-    return np.asarray(0.25 * constant_angstrom2 * clipped)
+    return np.asarray(np.clip(0.25 * constant_angstrom2 * clipped, -MOST_ANGSTROM2, MOST_ANGSTROM2))
 
 
 def _kept(scores: np.ndarray, weight: np.ndarray, threshold: float) -> np.ndarray:
     """True for the particles above the threshold, a score or the share of all occupancy that is kept."""
-    if not threshold > 0:
-        raise ParameterError(f"a score threshold is above 0 (up to 1: a share), found {threshold}")
     if threshold > 1:
         return np.asarray(scores >= threshold)
     order = np.argsort(-scores, kind="stable")
@@ -141,7 +142,7 @@ def _shares(particles: ParticleSet, settings: WeightSettings) -> np.ndarray:
 def _scores(particles: ParticleSet, settings: WeightSettings) -> np.ndarray | None:
     if SCORE in particles.extra:
         return _column(particles, SCORE)
-    if settings.score_constant_angstrom2 or settings.score_threshold is not None:
+    if settings.score_constant_angstrom2 or settings.score_threshold > 0:
         raise MetadataError(
             f"the particles have no scores ({SCORE}), which score weights and thresholds need; refine-manual "
             "writes them"

@@ -8,7 +8,7 @@ import torch
 
 from parhelion.algorithms import preparation as prepare
 from parhelion.algorithms.particle_images import PreparedImages, cropped_to
-from parhelion.algorithms.particle_weights import WeightSettings, particle_weights
+from parhelion.algorithms.particle_weights import ParticleWeights, WeightSettings, particle_weights
 from parhelion.algorithms.pose_blurring import Blurring, make_blurring
 from parhelion.algorithms.reconstruct_solve import ReconstructResult, SolveSettings, solve_maps
 from parhelion.algorithms.reconstruct_sums import Insertion, PartialSums, fingerprint, insert_particles
@@ -167,6 +167,7 @@ def sum_particles(
     if settings.ewald != "off":
         check_curvature(particles)
     weights = particle_weights(particles, settings.weights)
+    _tell_weights(weights, observer)
     half = _halves(particles, settings, observer)
     particles = prepare.with_noise_groups(particles)
     pixel, full = particles.optics[0].pixel_size_angstrom, source.box
@@ -266,6 +267,22 @@ def _halves(particles: ParticleSet, settings: ReconstructSettings, observer: Obs
     if given is not None and not np.array_equal(half, given):
         observer.notice("the input assigns some particles to no half set: all were split anew")
     return half
+
+
+def _tell_weights(weights: ParticleWeights, observer: Observer) -> None:
+    """What makes particles count differently."""
+    total, b = weights.share.sum(0), weights.bfactor
+    if b.any():
+        s2 = np.log(2) / max(float(np.abs(b).max()), 1e-9)
+        observer.notice(
+            f"particles are weighted by their scores, B from {b.min():.1f} to {b.max():.1f} Å² (at "
+            f"{1 / np.sqrt(s2):.1f} Å by up to a factor of 2); --score-weight 0 does not"
+        )
+    if len(weights.share) == 1 and not np.all(total == 1):
+        observer.notice(
+            f"particles are weighted by occupancy or chosen by score: {np.count_nonzero(total)} of "
+            f"{len(total)} count, as {total.sum():.1f} whole ones"
+        )
 
 
 def _curvature(settings: ReconstructSettings, diameter: float) -> Curvature | None:

@@ -75,13 +75,12 @@ class Params(shared.MapParams):
         group=CHOICE,
     )
     exclude_edges: bool = option(False, help="leave out images with a blank edge", group=CHOICE)
-    score_threshold: float | None = option(
-        None,
-        help="up to 1: use this share of the particles, those of the best scores; above 1: use particles of "
+    score_threshold: float = option(
+        0.0,
+        help="0: use all particles; up to 1: this share of them, those of the best scores; above 1: those of "
         "at least this score",
         unit="1",
-        gt=0,
-        default_text="all particles",
+        ge=0,
         group=CHOICE,
     )
     occupancy_weights: bool = option(
@@ -107,7 +106,7 @@ class Params(shared.MapParams):
     normalise: bool = option(
         True, help="bring each image's background to variance 1; otherwise it keeps its scale", group=IMAGES
     )
-    crop: bool = option(
+    autocrop: bool = option(
         False, help="crop the images to what --diameter needs: faster, with less background", group=IMAGES
     )
     reference: MapFile | None = option(
@@ -152,8 +151,8 @@ class Params(shared.MapParams):
         blur = given & {"reference_limit", "threshold_reference", "smoothing"}
         if blur and self.reference is None:
             raise ValueError(f"--{min(blur).replace('_', '-')} needs --reference, which blurring goes by")
-        if self.crop and self.diameter is None:
-            raise ValueError("--crop needs --diameter, to which images are cropped")
+        if self.autocrop and self.diameter is None:
+            raise ValueError("--autocrop needs --diameter, to which images are cropped")
         solving = given & set(shared.MapParams.model_fields)
         if self.partial_sums and solving:
             raise ValueError(
@@ -249,7 +248,7 @@ def _settings(params: Params, seed: int, particles: "ParticleSet") -> "Reconstru
         ),
         normalise=params.normalise,
         exclude_edges=params.exclude_edges,
-        crop=params.crop,
+        crop=params.autocrop,
         padding=params.padding,
         ewald=params.ewald,
         blur_resolution_angstrom=params.reference_limit,
