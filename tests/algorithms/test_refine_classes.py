@@ -279,3 +279,15 @@ def test_settings_that_leave_nothing_are_refused(particles, changed, said) -> No
     table, source = particles
     with pytest.raises(ParameterError, match=said):
         refine3d(table, source, molecule(True), replace(SETTINGS, **changed), **common())
+
+
+def test_a_view_of_its_own_is_planned_in_memory() -> None:
+    settings = RefineSettings(diameter_angstrom=100.0)
+    plain, cropped, local = (
+        refine_start.memory_plan(1000, 96, 3.0, replace(settings, **changed), None)
+        for changed in ({}, {"autocrop": True}, {"local": True, "autocrop": True})
+    )
+    assert plain.cache_bytes < cropped.cache_bytes < 2 * plain.cache_bytes
+    assert local.cache_bytes == plain.cache_bytes
+    little = refine_start.memory_plan(1000, 96, 3.0, replace(settings, autocrop=True), 2 * plain.fixed_bytes)
+    assert little.cache_bytes < cropped.cache_bytes

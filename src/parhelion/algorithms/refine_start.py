@@ -14,12 +14,12 @@ from parhelion.engine.cistem_schedule import first_share
 from parhelion.engine.halves import split_halves
 from parhelion.engine.loader import EDGE_PIXELS, ParticleLoader, undistorted_shifts
 from parhelion.engine.loop import Problem
-from parhelion.engine.memory import MemoryPlan, plan_memory
+from parhelion.engine.memory import CACHE_SHARE, MemoryPlan, plan_memory, transform_bytes
 from parhelion.engine.noise import background_noise
 from parhelion.engine.points import FourierPoints
 from parhelion.engine.scale import reference_scale
 from parhelion.engine.schedule import SEARCH_CYCLES, Progress, ScheduleSettings
-from parhelion.engine.search_view import search_view
+from parhelion.engine.search_view import search_points, search_view
 from parhelion.engine.solvent import Solvent
 from parhelion.engine.state import RefineState
 from parhelion.errors import InputError, MetadataError, ParameterError
@@ -95,7 +95,7 @@ def memory_plan(
     diameter = settings.diameter_angstrom or 0.6 * extent
     search = min(SEARCH_CYCLES * extent / diameter, shell)
     operators = len(symmetry_group(settings.symmetry).operators)
-    return plan_memory(
+    plan = plan_memory(
         particles=count,
         box=box,
         max_shell=shell,
@@ -104,6 +104,26 @@ def memory_plan(
         top=settings.top,
         available_bytes=available_bytes,
     )
+    extra = count * _view_bytes(settings, box, pixel_size_angstrom, diameter)
+    if not extra:
+        return plan
+    most = extra + count * (transform_bytes(box, shell) + 400)
+    if available_bytes is not None:
+        left = available_bytes - plan.fixed_bytes - plan.per_thread_bytes
+        most = min(most, max(0, int(CACHE_SHARE * left)))
+    return replace(plan, cache_bytes=most)
+
+
+def _view_bytes(settings: RefineSettings, box: int, pixel_size_angstrom: float, diameter: float) -> int:
+    """What is kept of an image for a search that sees it differently; 0 where it does not."""
+    if settings.local or not (settings.autocrop or settings.search_radius_angstrom):
+        return 0
+    usual = prepare.mask_diameter(diameter, box, pixel_size_angstrom, EDGE_PIXELS)
+    wanted = _search_diameter(settings, usual, (box - 2 * EDGE_PIXELS) * pixel_size_angstrom)
+    points = search_points(box, pixel_size_angstrom, wanted, settings.autocrop, diameter / SEARCH_CYCLES)
+    if points.box == box and wanted == usual:
+        return 0
+    return transform_bytes(points.box, points.max_shell)
 
 
 def completed_settings(settings: RefineSettings, reference: Volume, observer: Observer) -> RefineSettings:
@@ -143,18 +163,18 @@ def make_problem(
     shell = prepare.highest_shell(box, pixel, settings.resolution_limit_angstrom)
     memory = memory_plan(len(particles), box, pixel, settings, available_bytes)
     mask_diameter = prepare.mask_diameter(diameter, box, pixel, EDGE_PIXELS)
+    more = _view_bytes(settings, box, pixel, diameter)
+    for_search = int(memory.cache_bytes * more / (more + transform_bytes(box, shell) + 400))
     view = None
-    if not settings.local:
+    if more:
         view = search_view(
             particles,
             source,
             usual_diameter_angstrom=mask_diameter,
-            diameter_angstrom=_search_diameter(
-                settings, mask_diameter, box * pixel - 2 * EDGE_PIXELS * pixel
-            ),
+            diameter_angstrom=_search_diameter(settings, mask_diameter, (box - 2 * EDGE_PIXELS) * pixel),
             crop=settings.autocrop,
-            search_angstrom=max(box * pixel / shell, diameter / SEARCH_CYCLES),
-            cache_bytes=memory.cache_bytes // 2,
+            search_angstrom=diameter / SEARCH_CYCLES,
+            cache_bytes=for_search,
             device=device,
         )
     loader = ParticleLoader(
@@ -162,7 +182,7 @@ def make_problem(
         source=source,
         points=FourierPoints(box, shell),
         diameter_angstrom=mask_diameter,
-        cache_bytes=memory.cache_bytes if view is None else memory.cache_bytes // 2,
+        cache_bytes=memory.cache_bytes - for_search,
         device=device,
     )
     schedule = ScheduleSettings(

@@ -102,21 +102,29 @@ def search_view(
     nothing finer than ``search_angstrom`` is searched.
     """
     pixel = particles.optics[0].pixel_size_angstrom
-    box = cropped_box(source.box, diameter_angstrom / pixel) if crop else source.box
-    if box == source.box and diameter_angstrom == usual_diameter_angstrom:
+    points = search_points(source.box, pixel, diameter_angstrom, crop, search_angstrom)
+    if points.box == source.box and diameter_angstrom == usual_diameter_angstrom:
         return None
-    shell = min(box // 2 - 1, math.ceil(box * pixel / search_angstrom))
     loader = SearchLoader(
         particles=particles,
-        source=Cropped(source, box),
-        points=FourierPoints(box, shell),
+        source=Cropped(source, points.box),
+        points=points,
         diameter_angstrom=diameter_angstrom,
         cache_bytes=cache_bytes,
         device=device,
         whole=source,
         usual_diameter_angstrom=usual_diameter_angstrom,
     )
-    return SearchView(loader=loader, ratio=source.box / box)
+    return SearchView(loader=loader, ratio=source.box / points.box)
+
+
+def search_points(
+    box: int, pixel_size_angstrom: float, diameter_angstrom: float, crop: bool, search_angstrom: float
+) -> FourierPoints:
+    """What is searched on: the transform of the whole box, or of what a circular mask needs."""
+    size = cropped_box(box, diameter_angstrom / pixel_size_angstrom) if crop else box
+    shell = min(size // 2 - 1, math.ceil(size * pixel_size_angstrom / search_angstrom))
+    return FourierPoints(size, shell)
 
 
 def cropped_box(box: int, mask_pixels: float) -> int:

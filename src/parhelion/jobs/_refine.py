@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 Figures = dict[str, float | int | str | None]
 Row = Mapping[str, float | int | str]
 SETTLED_DEG = 0.5
+LEAST_SAID = 0.005
+JUMPED = 0.05
+"""More particles than that at other poses, and the search goes on while it may."""
 FILES = ("map", "half1", "half2", "mask", "fsc", "statistics", "orientations")
 
 
@@ -143,12 +146,16 @@ def explain(report: "Report", history: Sequence[Row], reason: str) -> None:
         rows.append((row["round"], did(row), gained(resolution, best), moved(row)))
         best = resolution if best is None else min(best, resolution)
     report.table(rows, heads=("round", "what it did", "what the halves agree on", "poses"))
-    searches = sum(int(row["search"]) for row in history)
-    if searches and searches < len(history):
-        report.text(
-            f"The search ended after round {searches}: it found hardly any better pose than the ones there "
-            "were. What followed only refined them."
+    searching = [row for row in history if row["search"]]
+    if searching and len(searching) < len(history):
+        settled = float(searching[-1]["jumped_share"]) <= JUMPED
+        why = (
+            "it found hardly any better pose than the ones there were"
+            if settled
+            else "it was the last allowed"
         )
+        number = searching[-1]["round"]
+        report.text(f"The search ended after round {number}: {why}. What followed only refined the poses.")
     report.text(f"No further round: {reason}.")
 
 
@@ -177,7 +184,7 @@ def moved(row: Row) -> str:
     if int(row["round"]) == 1 and float(row["jumped_share"]) >= 1:
         return "found for the first time"
     said = f"half of them moved by more than {float(row['moved_deg']):.2f}°"
-    if float(row["jumped_share"]) > 0:
+    if float(row["jumped_share"]) >= LEAST_SAID:
         said += f", {100 * float(row['jumped_share']):.0f} % went elsewhere"
     if float(row["moved_deg"]) < SETTLED_DEG:
         said += ": settled"
