@@ -103,6 +103,10 @@ class Agreement:
         weight[limit + 1 :] = 0.0
         return np.asarray(np.clip(weight, 0, None))
 
+    def significance(self) -> float:
+        """How many standard errors data and prediction agree by, all shells together."""
+        return float(self.cross.sum() / np.sqrt(max(self.norm.sum() / 2, 1e-20)))
+
     def correlation(self) -> np.ndarray:
         """Correlation of data and prediction per shell."""
         return np.asarray(self.cross / np.sqrt(np.maximum(self.norm * self.power, 1e-20)))

@@ -29,6 +29,7 @@ from parhelion.algorithms.ctf_refine.state import Changes, Start
 from parhelion.algorithms.preparation import name_images, with_noise_groups
 from parhelion.contracts import Cancel, Executor, Observer, ParticleSource
 from parhelion.engine.noise import background_noise, on_points
+from parhelion.errors import InputError
 from parhelion.model.particles import ParticleSet
 from parhelion.model.volume import Volume
 
@@ -42,6 +43,8 @@ SIGNIFICANCE = 0.01
 JACOBIAN_BYTES = 48_000_000
 LARGEST_CHUNK = 32
 AMPLITUDES = (-0.95, 3.0)
+LEAST_AGREEMENT = 8.0
+"""Standard errors by which images and reference agree at the start; real ones do by hundreds."""
 LARGEST_STRETCH = 0.04
 """How far a magnification may be off; ``reference.ROOM_FOR_STRETCH`` leaves room for it."""
 
@@ -163,6 +166,7 @@ class _Refinement:
         start, limit = self.work.start, self.references.highest_shell
         unchanged = start.unchanged()
         before = measure(self.work, unchanged, limit)
+        self._check_agreement(before)
         self._leave_out_unusable()
         frozen, reasons = self._frozen()
         (first, most), *later = STAGES
@@ -193,6 +197,22 @@ class _Refinement:
             resolution_used_angstrom=self.work.loader.extent_angstrom / max(used_shell, 1),
             pictures=phase_pictures(self.work, changes, weights, limit),
         )
+
+    def _check_agreement(self, before: Agreement) -> None:
+        """InputError where images and reference have nothing in common: all that follows would fit noise."""
+        found = before.significance()
+        if found < LEAST_AGREEMENT:
+            opposite = found < -LEAST_AGREEMENT
+            raise InputError(
+                f"images and reference {'are of opposite contrast' if opposite else 'do not agree'} at the "
+                f"particles' poses ({found:.1f} standard errors, at least {LEAST_AGREEMENT:g} are needed): "
+                + (
+                    "protein must be white in both; see --contrast"
+                    if opposite
+                    else "the reference must be in the frame and of the hand of the refinement that made the "
+                    "poses"
+                )
+            )
 
     def _leave_out_unusable(self) -> None:
         bad = self.work.loader.bad_views
