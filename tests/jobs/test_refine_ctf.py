@@ -7,7 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from parhelion import api
 from parhelion.errors import InputError, MetadataError, ParameterError
+from parhelion.fourier.shells import fsc
 from parhelion.io.mrc import open_stack, read_volume, write_volume
 from parhelion.io.particles import read_particles, write_particles
 from parhelion.io.star import read_star
@@ -33,13 +35,14 @@ def defocus(particles) -> np.ndarray:
     return (particles.views.defocus_u_angstrom + particles.views.defocus_v_angstrom) / 2
 
 
-@pytest.fixture
-def simulated(run, tmp_path):
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory):
     """Aberrated images; ``start.star`` has their poses, halves and micrographs, and wrong defoci."""
-    write_volume(tmp_path / "model.mrc", atoms())
-    made = run(
-        "simulate_particles", model=tmp_path / "model.mrc", count=COUNT, snr=0.5, shift=2,
-        defocus_range=(0.4, 0.8), beam_tilt=TILT, trefoil=TREFOIL, output=tmp_path / "simulated",
+    folder = tmp_path_factory.mktemp("refine_ctf")
+    write_volume(folder / "model.mrc", atoms())
+    made = api.function("simulate_particles")(
+        model=folder / "model.mrc", count=COUNT, snr=0.5, shift=2, defocus_range=(0.4, 0.8),
+        beam_tilt=TILT, trefoil=TREFOIL, output=folder / "simulated", device="cpu", threads=1,
     ).outputs  # fmt: skip
     blind, truth = (read_particles(made[name]) for name in ("particles", "truth"))
     error = np.random.default_rng(2).uniform(-300, 300, COUNT)
@@ -101,8 +104,6 @@ def test_everything_is_written_and_shown(run, simulated) -> None:
 
 
 def test_what_was_found_is_applied_by_later_jobs(run, simulated, tmp_path) -> None:
-    from parhelion.fourier.shells import fsc
-
     found = run(
         "refine_ctf", input=simulated["start"], reference=simulated["reference"], resolution_limit=3.3
     )
@@ -134,7 +135,7 @@ def test_half_maps_micrographs_and_all_switches(run, simulated, halves) -> None:
     assert found.figures["resolution_used_angstrom"] > 3.05
 
 
-def test_broken_images_and_bad_input_are_told(run, simulated, halves, tmp_path) -> None:
+def test_bad_input_is_told(run, simulated, halves, tmp_path) -> None:
     with pytest.raises(MetadataError, match="no poses"):
         run("refine_ctf", input=simulated["particles"], reference=simulated["reference"])
     nameless = read_particles(simulated["start"])
@@ -145,6 +146,7 @@ def test_broken_images_and_bad_input_are_told(run, simulated, halves, tmp_path) 
             input=tmp_path / "nameless.star",
             reference=simulated["reference"],
             astigmatism="micrograph",
+            output=tmp_path / "y",
         )
     with pytest.raises(MetadataError, match="no half set"):
         run("refine_ctf", input=tmp_path / "nameless.star", reference=halves, output=tmp_path / "x")
@@ -204,4 +206,5 @@ def test_relion_finds_the_same_signs_and_reads_what_is_written(run, simulated, h
     # RELION corrects no defocus here, so that its estimate from the start is blurred, not turned
     assert np.all(np.sign(found["start"]) == np.sign((*TILT, *TREFOIL)))
     np.testing.assert_allclose(found["start"][:2], TILT, atol=0.25)
-    np.testing.assert_allclose(found["refined"], (*TILT, *TREFOIL), atol=(0.08, 0.08, 5, 5))
+    np.testing.assert_allclose(found["refined"][:2], TILT, atol=0.08)
+    np.testing.assert_allclose(found["refined"][2:], TREFOIL, atol=5)
