@@ -1,37 +1,58 @@
 """Classification in three dimensions: particles with poses, several maps, and who belongs to which.
 
-No map is needed to begin with: classes start from random parts of the particles, whose maps differ by noise
-only. What tells two structures apart is at first a small correlation, so early rounds keep posteriors soft.
-While weights are nearly linear in what they are made from, every round amplifies the strongest difference
-among the particles, as a power iteration does; hard assignments would freeze the first noise. How much a
-posterior may know is prescribed in nats and rises; at the end the likelihood counts as it is.
+No map is needed to begin with. The particles are one class at first; a class is split along the strongest
+component of what its particles differ by (``engine.variability``), some rounds bring both parts, and their
+poses where wanted, to rest, and the class whose split explains most is next. What differs grossly comes apart
+first, and its poses with it, so that what differs in one domain is looked for among its like.
+
+Classes may also start from random parts of the particles, whose maps differ by noise only. Then posteriors
+are kept soft at first: while weights are nearly linear in what they are made from, every round amplifies the
+strongest difference, as a power iteration does; hard assignments would freeze the first noise. How much a
+posterior may know is prescribed in nats and rises; at the end the likelihood counts as it is. Or classes
+start from given maps, or from those of an earlier classification.
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from parhelion.algorithms import class_checkpoint
 from parhelion.algorithms import preparation as prepare
+from parhelion.algorithms.class_start import (
+    bare_state,
+    random_start,
+    split,
+    start_from_classes,
+    start_from_maps,
+)
 from parhelion.contracts import Cancel, Executor, Observer, ParticleSource
 from parhelion.engine.candidates import Candidates
+from parhelion.engine.checkpoint import fingerprint
 from parhelion.engine.classes import ClassProblem, ClassState, class_round, likeliest, maps_at_given_poses
-from parhelion.engine.halves import HalfMaps, split_halves
+from parhelion.engine.halves import HalfMaps
 from parhelion.engine.loader import EDGE_PIXELS, ParticleLoader, undistorted_shifts
 from parhelion.engine.memory import MemoryPlan, plan_memory
-from parhelion.engine.noise import background_noise
 from parhelion.engine.points import FourierPoints
 from parhelion.engine.schedule import SEARCH_CYCLES, Plan
 from parhelion.engine.solvent import Solvent
 from parhelion.errors import InputError, MetadataError, ParameterError
 from parhelion.geometry.symmetry import symmetry_group
 from parhelion.images.masks import spherical_mask
+from parhelion.model.occupancy import with_occupancies
 from parhelion.model.particles import ParticleSet
 from parhelion.model.volume import Volume
 
 ALIGNMENTS = ("none", "local", "global")
+STARTS = ("split", "random", "input")
+BETWEEN, BETWEEN_SEARCHES = 4, 6
+"""Rounds between two splits, and with a search everywhere."""
+SEARCHED_FIRST, SEARCHED_EVERY = 4, 3
+"""With all classes there, the first rounds search everywhere, later every third."""
+FEWEST_ROUNDS = 3
 FIRST_NATS, LAST_SHARE = 0.02, 0.7
 """What posteriors know in the first round, and their share of ln(classes) when annealing ends."""
 ANNEALED = 0.75
@@ -41,7 +62,6 @@ SETTLED = 0.01
 JOINED_ANGSTROM = 60.0
 CYCLES = 14.0
 """Cycles per particle diameter that classes are told apart by unless the user says otherwise."""
-NOISE_SAMPLE = 1000
 EDGE_OF_FOCUS_PIXELS = 4.0
 
 
@@ -50,7 +70,10 @@ class ClassifySettings:
     """What a user decides.
 
     ``symmetry`` has one group for all classes or one per class. ``focus`` is the centre (x, y, z) from the
-    box's centre and the radius of a sphere in Å, outside which all classes are the same.
+    box's centre and the radius of a sphere in Å, outside which all classes are the same. ``start`` says where
+    classes come from: one class that is split, random parts of the particles, or the classes that the
+    particles carry; None is "split", with one symmetry per class "random". ``rounds`` are those with all
+    classes there.
     """
 
     diameter_angstrom: float
@@ -60,6 +83,7 @@ class ClassifySettings:
     resolution_limit_angstrom: float | None = None
     rounds: int = 30
     focus: tuple[float, float, float, float] | None = None
+    start: str | None = None
     seed: int = 1
 
     def __post_init__(self) -> None:
@@ -71,11 +95,23 @@ class ClassifySettings:
             )
         if self.align not in ALIGNMENTS:
             raise ParameterError(f"alignment {self.align!r} is none of {', '.join(ALIGNMENTS)}")
+        if self.start is not None and self.start not in STARTS:
+            raise ParameterError(f"start {self.start!r} is none of {', '.join(STARTS)}")
+        if self.start == "split" and len(set(self.groups)) > 1:
+            raise ParameterError(
+                "classes of different symmetry cannot come from splitting one class, which has one symmetry; "
+                "start them at random, from the input's classes, or from references"
+            )
 
     @property
     def groups(self) -> tuple[str, ...]:
         """One symmetry per class."""
         return self.symmetry * self.classes if len(self.symmetry) == 1 else self.symmetry
+
+    @property
+    def begins(self) -> str:
+        """Where classes come from."""
+        return self.start or ("split" if len(set(self.groups)) == 1 else "random")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,13 +179,18 @@ def classify3d(
     executor: Executor,
     observer: Observer,
     cancel: Cancel,
+    references: Sequence[Volume] | None = None,
     device: str = "cpu",
+    checkpoints: Path | None = None,
+    resume: bool = False,
     available_bytes: int | None = None,
 ) -> Classification:
     """Sort ``particles``, which have poses, into classes.
 
-    Raises MetadataError where poses are missing, InputError where no image can be used, ParameterError where
-    settings contradict each other, and Cancelled between chunks.
+    ``references``, one per class, are what classes start from instead. The state of every round is kept in
+    the folder ``checkpoints``; with ``resume`` the newest goes on, to the same result. Raises MetadataError
+    where poses are missing, InputError where no image can be used, ParameterError where settings contradict
+    each other or a checkpoint is of another run, and Cancelled between chunks.
     """
     prepare.check_count(particles)
     if particles.rotation is None:
@@ -158,24 +199,97 @@ def classify3d(
             "rlnAnglePsi); refine them first"
         )
     particles = prepare.with_noise_groups(particles)
-    rng = np.random.default_rng((settings.seed, 0))
     problem = _problem(particles, source, settings, executor, observer, cancel, device, available_bytes)
-    state = maps_at_given_poses(problem, _start(problem, particles, rng))
     limit = resolution_limit(settings, problem.loader.pixel_size_angstrom)
-    history: list[dict[str, float | int]] = []
+    mark = _mark(particles, settings, references) if checkpoints is not None else ""
+    saved = class_checkpoint.load_last(checkpoints, mark, observer) if checkpoints and resume else None
+    if saved is not None:
+        state, history = saved
+    else:
+        state, history = _start(problem, particles, settings, references, limit), []
     reason = f"{settings.rounds} rounds, as many as asked for"
-    for number in range(settings.rounds):
+    splits = settings.begins == "split" and references is None
+    while (since := _rounds_with(history, problem.classes)) < settings.rounds:
         cancel.check()
-        plan = _plan(problem, settings, number, limit)
+        if _settled(settings, history, since, splits):
+            reason = f"{100 * history[-1]['changed_share']:.1f} % of the particles changed class"
+            break
+        rounds_now = _rounds_with(history, len(state.share))
+        now = replace(problem, symmetries=problem.symmetries[: len(state.share)])
+        if len(state.share) < problem.classes and rounds_now >= _between(settings, len(state.share)):
+            rng = np.random.default_rng((settings.seed, 1, len(history)))
+            now, state = split(now, state, problem.classes, limit, settings.diameter_angstrom, rng)
+            observer.notice(f"{len(state.share)} classes from round {len(history) + 1}")
+            rounds_now = 0
+        plan = _plan(now, settings, len(history), limit, rounds_now)
         before = state
-        state = class_round(problem, state, plan, _target_nats(settings, number))
-        row = _history_row(problem, before, state, number)
+        annealed = settings.begins == "random" and references is None
+        state = class_round(now, state, plan, _target_nats(settings, since) if annealed else None)
+        row = _history_row(now, before, state, len(history))
         observer.record("rounds", **row)
         history.append(row)
-        if number >= ANNEALED * settings.rounds + 1 and row["changed_share"] < SETTLED:
-            reason = f"{100 * row['changed_share']:.1f} % of the particles changed class"
-            break
+        if checkpoints is not None:
+            class_checkpoint.save(checkpoints, state, history, mark)
+    _tell_empty(state, observer)
     return _result(problem, settings, state, tuple(history), reason, limit)
+
+
+def _mark(particles: ParticleSet, settings: ClassifySettings, references: Sequence[Volume] | None) -> str:
+    """What a checkpoint must fit."""
+    views = particles.views
+    values = {f"setting {name}": value for name, value in asdict(settings).items()}
+    values |= {f"reference {k}": one.data for k, one in enumerate(references or ())}
+    values |= {
+        "rotation": particles.rotation,
+        "shift": particles.shift_xyz_angstrom,
+        "defocus": views.defocus_u_angstrom,
+        "image": views.image_index,
+        "class": particles.class_number,
+    }
+    return fingerprint(values)
+
+
+def _start(
+    problem: ClassProblem,
+    particles: ParticleSet,
+    settings: ClassifySettings,
+    references: Sequence[Volume] | None,
+    limit: float,
+) -> ClassState:
+    rng = np.random.default_rng((settings.seed, 0))
+    state = bare_state(problem, particles, rng)
+    if references is not None:
+        return start_from_maps(problem, state, references, limit, settings.diameter_angstrom, rng)
+    if settings.begins == "input":
+        return start_from_classes(problem, state, particles)
+    if settings.begins == "random":
+        return random_start(problem, state, rng)
+    return maps_at_given_poses(replace(problem, symmetries=problem.symmetries[:1]), state)
+
+
+def _rounds_with(history: list[dict[str, float | int]], classes: int) -> int:
+    """How many rounds were done with so many classes."""
+    return sum(row["classes"] == classes for row in history)
+
+
+def _between(settings: ClassifySettings, classes: int) -> int:
+    """Rounds before the next split: one class needs no more than its noise."""
+    if classes == 1:
+        return 1
+    return BETWEEN_SEARCHES if settings.align == "global" else BETWEEN
+
+
+def _settled(
+    settings: ClassifySettings, history: list[dict[str, float | int]], since: int, splits: bool
+) -> bool:
+    least = FEWEST_ROUNDS if splits or settings.begins == "input" else ANNEALED * settings.rounds + 2
+    return since >= least and history[-1]["changed_share"] < SETTLED
+
+
+def _tell_empty(state: ClassState, observer: Observer) -> None:
+    for share in state.share:
+        if share * len(state.half) < 1:
+            observer.notice(f"a class has lost its particles ({share * len(state.half):.2f} are left in it)")
 
 
 def _problem(
@@ -223,26 +337,6 @@ def _problem(
     )
 
 
-def _start(problem: ClassProblem, particles: ParticleSet, rng: np.random.Generator) -> ClassState:
-    """Given poses, classes at random."""
-    count = len(particles)
-    shift = undistorted_shifts(particles)
-    if particles.rotation is None or shift is None:
-        raise MetadataError("the particles have no poses")
-    kept = Candidates(
-        particle=torch.arange(count),
-        rotation=torch.from_numpy(np.ascontiguousarray(particles.rotation, dtype=np.float64)),
-        shift=torch.from_numpy(shift.astype(np.float64) / problem.loader.extent_angstrom),
-        weight=torch.ones(count, dtype=torch.float64),
-        reference=torch.from_numpy(rng.integers(0, problem.classes, count)),
-    )
-    noise = background_noise(problem.loader, NOISE_SAMPLE, rng)
-    half = split_halves(count, rng, particles.half)
-    return ClassState(
-        maps=(), share=np.full(problem.classes, 1 / problem.classes), kept=kept, noise=noise, half=half
-    )
-
-
 def _target_nats(settings: ClassifySettings, number: int) -> float | None:
     """What this round's posteriors should know more than the shares of the classes; None: all they can."""
     progress = number / max(settings.rounds - 1, 1)
@@ -252,19 +346,28 @@ def _target_nats(settings: ClassifySettings, number: int) -> float | None:
     return FIRST_NATS * (last / FIRST_NATS) ** (progress / ANNEALED)
 
 
-def _plan(problem: ClassProblem, settings: ClassifySettings, number: int, limit_angstrom: float) -> Plan:
+def _plan(
+    problem: ClassProblem, settings: ClassifySettings, number: int, limit_angstrom: float, since: int
+) -> Plan:
+    """Round ``number``; ``since`` rounds were done with as many classes."""
     extent = problem.loader.extent_angstrom
     shell = min(extent / limit_angstrom, problem.loader.points.max_shell)
     searched = min(SEARCH_CYCLES * extent / settings.diameter_angstrom, shell)
     return Plan(
         round=number,
-        search=settings.align == "global",
+        search=settings.align == "global" and _searches(problem, settings, since),
         grid_order=2,
         search_shell=searched,
         refine_shell=shell,
         shift_radius_angstrom=problem.shift_angstrom,
         shift_step_angstrom=0.4 * extent / searched,
     )
+
+
+def _searches(problem: ClassProblem, settings: ClassifySettings, since: int) -> bool:
+    if settings.begins == "random" or problem.classes < settings.classes or since < SEARCHED_FIRST:
+        return True
+    return since % SEARCHED_EVERY == 0
 
 
 def _history_row(
@@ -275,6 +378,7 @@ def _history_row(
     extent = problem.loader.extent_angstrom
     row: dict[str, float | int] = {
         "round": number + 1,
+        "classes": len(after.share),
         "changed_share": float((first != second)[both].mean()) if both.any() else 1.0,
         "information_nats": after.information,
         "temperature": after.temperature,
@@ -307,7 +411,6 @@ def _result(
     if not len(best) or best.weight is None or best.reference is None:
         raise InputError("none of the images can be used (not finite, or constant)")
     order = np.argsort(-state.share, kind="stable")
-    rank = np.argsort(order)
     rows = best.particle.numpy()
     chosen = loader.particles.take(rows).with_poses(
         best.rotation.numpy(), best.shift.numpy() * loader.extent_angstrom
@@ -317,14 +420,10 @@ def _result(
     if (reference := state.kept.reference) is None or (weight := state.kept.weight) is None:
         raise ValueError("a classification ends with weighted poses of known class")
     belongs.index_put_((state.kept.particle, reference), weight, accumulate=True)
-    number = rank[best.reference.numpy()] + 1
-    columns = {"rlnMaxValueProbDistribution": belongs.numpy()[rows].max(axis=1)}
-    chosen = replace(
-        chosen,
-        class_number=number.astype(np.int64),
-        half=state.half[rows].astype(np.int64),
-        extra=chosen.extra.with_columns(columns),
-    )
+    shares = belongs.numpy()[rows][:, order]
+    columns = {"rlnMaxValueProbDistribution": shares.max(axis=1)}
+    chosen = replace(chosen, half=state.half[rows].astype(np.int64), extra=chosen.extra.with_columns(columns))
+    chosen = with_occupancies(chosen, 100.0 * shares / shares.sum(1, keepdims=True))
     classes = tuple(_class(loader, state.halves[k], float(state.share[k]), settings.groups[k]) for k in order)
     unusable = np.setdiff1d(np.arange(len(state.half)), rows)
     return Classification(

@@ -1,22 +1,25 @@
 """Sort particles with poses into several structures.
 
-Classes start from random parts of the particles and drift apart round by round, softly at first, until few
-particles change. Poses stay as they are, are refined in each class, or are searched anew; with a focus only a
-sphere tells the classes apart. Each half of the particles is compared with the maps of the other, so that no
-particle is drawn to a class because it went into it; the half maps of a class have therefore seen each other.
-Refine a class's particles by themselves to state its resolution.
+All particles are one class at first, which is split along what its particles differ by most, then the class
+whose split explains most, until all classes are there; or classes start from random parts of the particles,
+from the classes that the input carries (set up by ``package``), or from given maps. Poses stay as they are,
+are refined in each class, or are searched anew; with a focus only a sphere tells the classes apart. Each half
+of the particles is compared with the maps of the other, so that no particle is drawn to a class because it
+went into it; the half maps of a class have therefore seen each other. Refine a class's particles by
+themselves to state its resolution. Percentages per class are written as columns parhelionOccupancy1 ….
 """
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from parhelion.jobs._inputs import ParticlesFile
+from parhelion.jobs._inputs import Maps, ParticlesFile
 from parhelion.jobs._particles import Contrast, contrast_option, particle_pixel_size_option
 from parhelion.registry import CommaList, Estimate, JobParams, Output, Result, declare, option
 
 if TYPE_CHECKING:
     from parhelion.algorithms.classify3d import Classification, ClassifySettings
+    from parhelion.model.particles import ParticleSet
     from parhelion.run.context import Context
 
 ALIGNMENT, FOCUS = "Alignment and resolution", "Focus"
@@ -28,13 +31,29 @@ class Params(JobParams):
 
     input: ParticlesFile = option(help="table of particles with CTF and poses", short="i")
     classes: int = option(
-        3, help="how many structures are told apart", unit="classes", ge=2, le=50, short="k"
+        3,
+        help="how many structures are told apart; --references and --start input say it themselves",
+        unit="classes",
+        ge=2,
+        le=50,
+        short="k",
     )
     diameter: float = option(
         help="diameter of a sphere that holds the particle", unit="Å", gt=0, le=5000, short="d"
     )
     symmetry: CommaList[str] = option(
         ("C1",), help="point group of all classes, or one for each, with commas: C1,D7,C1"
+    )
+    references: Maps | None = option(
+        None,
+        help="one map per class to start from, protein white, in the frame and size of the particles",
+        default_text="none, see --start",
+    )
+    start: Literal["split", "random", "input"] | None = option(
+        None,
+        help="where classes come from: one class that is split, random parts of the particles, or what classes "
+        "the input carries",
+        default_text="split; random where classes differ in symmetry",
     )
     contrast: Contrast = contrast_option()
     pixel_size: float | None = particle_pixel_size_option()
@@ -53,7 +72,12 @@ class Params(JobParams):
         group=ALIGNMENT,
     )
     rounds: int = option(
-        30, help="rounds at most; posteriors sharpen over three quarters of them", unit="rounds", ge=4, le=500
+        30,
+        help="rounds with all classes there, at most; of a random start, posteriors sharpen over three "
+        "quarters of them",
+        unit="rounds",
+        ge=4,
+        le=500,
     )
     focus_centre: tuple[Angstrom, Angstrom, Angstrom] | None = option(
         None,
@@ -78,10 +102,24 @@ class Params(JobParams):
 
         for name in self.symmetry:
             known_symmetry(name)
-        if len(self.symmetry) not in (1, self.classes):
+        if self.references is not None:
+            if self.start is not None:
+                raise ValueError("--references are what classes start from, --start says otherwise; choose")
+            count = len(self.references)
+            if count < 2:
+                raise ValueError("--references names one map; at least 2 classes are needed")
+            if "classes" in self.model_fields_set and self.classes != count:
+                raise ValueError(f"--references names {count} maps and --classes says {self.classes}")
+            object.__setattr__(self, "classes", count)
+        counted = self.start != "input" or "classes" in self.model_fields_set
+        if counted and len(self.symmetry) not in (1, self.classes):
             raise ValueError(
                 f"--symmetry names {len(self.symmetry)} groups for {self.classes} classes; one for all, or "
                 "one for each"
+            )
+        if self.start == "split" and len({name.upper() for name in self.symmetry}) > 1:
+            raise ValueError(
+                "--start split makes classes of one symmetry; give --references or another --start"
             )
         if self.focus_centre is not None and self.focus_radius is None:
             raise ValueError("--focus-centre needs --focus-radius, the size of the sphere")
@@ -94,7 +132,11 @@ OUTPUTS = (
     ),
     Output(name="half1", file="half1_*.mrc", help="map of the first half of each class, unfiltered"),
     Output(name="half2", file="half2_*.mrc", help="map of the second half of each class, unfiltered"),
-    Output(name="particles", file="particles.star", help="class numbers, probabilities, poses"),
+    Output(
+        name="particles",
+        file="particles.star",
+        help="class numbers, occupancies in percent per class, probabilities, poses",
+    ),
 )
 SECONDS_PER_EVALUATION = 5e-4
 """CPU time of one image of 64 pixels against one class at its pose (measured)."""
@@ -109,7 +151,7 @@ def estimate(params: Params) -> Estimate:
     from parhelion.run.memory import available_bytes
 
     count, box, pixel = size_of(params.input, params.pixel_size)
-    plan = memory_plan(count, box, pixel, _settings(params, 0), available_bytes())
+    plan = memory_plan(count, box, pixel, _settings(params, 0, params.classes), available_bytes())
     evaluations = count * params.classes * params.rounds * MORE[params.align]
     return Estimate(
         memory_bytes=plan.shared_bytes,
@@ -131,10 +173,14 @@ def run(context: "Context", params: Params) -> Result:
         params.input, context, contrast=params.contrast, pixel_size=params.pixel_size
     )
     require_poses(params.input, particles)
+    classes = _classes(params, particles)
     found = classify3d(
         particles,
         source,
-        _settings(params, context.seed),
+        _settings(params, context.seed, classes),
+        references=None if params.references is None else [mrc.read_volume(r) for r in params.references],
+        checkpoints=context.checkpoints,
+        resume=context.resume,
         executor=context.executor,
         observer=context,
         cancel=context,
@@ -154,7 +200,27 @@ def run(context: "Context", params: Params) -> Result:
     return Result(figures=figures_of(found), outputs={**outputs, "particles": context.path("particles")})
 
 
-def _settings(params: Params, seed: int) -> "ClassifySettings":
+def _classes(params: Params, particles: "ParticleSet") -> int:
+    """How many classes: as asked for, or as many as the input carries."""
+    from parhelion.algorithms.class_setup import known_occupancies
+    from parhelion.errors import ParameterError
+
+    if params.start != "input":
+        return params.classes
+    carried = known_occupancies(particles).shape[1]
+    if carried < 2:
+        raise ParameterError(
+            f"--start input: {params.input} carries one class; set up several with parhelion package, or "
+            "choose another --start"
+        )
+    if "classes" in params.model_fields_set and params.classes != carried:
+        raise ParameterError(
+            f"--start input: {params.input} carries {carried} classes and --classes says {params.classes}"
+        )
+    return carried
+
+
+def _settings(params: Params, seed: int, classes: int) -> "ClassifySettings":
     from parhelion.algorithms.classify3d import ClassifySettings
 
     focus = None
@@ -162,12 +228,13 @@ def _settings(params: Params, seed: int) -> "ClassifySettings":
         focus = (*(params.focus_centre or (0.0, 0.0, 0.0)), params.focus_radius)
     return ClassifySettings(
         diameter_angstrom=params.diameter,
-        classes=params.classes,
+        classes=classes,
         symmetry=tuple(params.symmetry),
         align=params.align,
         resolution_limit_angstrom=params.resolution_limit,
         rounds=params.rounds,
         focus=focus,
+        start=params.start,
         seed=seed,
     )
 
