@@ -1,13 +1,18 @@
 """abinitio: a map from particles alone, its starts, and what is said where it is doubtful."""
 
+import json
+
 import numpy as np
 import pytest
 
 from parhelion.algorithms.ab_initio import AbInitioResult, Start
 from parhelion.algorithms.map_alignment import align_maps
 from parhelion.errors import InputError, ParameterError
-from parhelion.io.mrc import read_volume
+from parhelion.io.mrc import read_volume, write_volume
+from parhelion.io.particles import read_particles
 from parhelion.jobs._abinitio import best_agreement, best_rival, doubts
+from parhelion.jobs.abinitio import Params, kept_rounds
+from parhelion.model.occupancy import occupancies
 from parhelion.model.volume import Volume
 
 QUICK = {"diameter": 90, "starts": 2, "rounds": 2, "final_resolution": 16}
@@ -46,6 +51,59 @@ def test_every_start_is_written_and_shown(run, simulated) -> None:
     assert any("few" in note for note in found.notices)
 
 
+def test_particles_know_their_poses_and_maps_of_rounds_are_kept(run, simulated) -> None:
+    found = run("abinitio", input=simulated["particles"], **{**QUICK, "rounds": 3}, keep_every=2)
+    names = [path.name for path in found.outputs["rounds"]]
+    assert names == [f"start_{s:03d}_round_{r:03d}.mrc" for s in (1, 2) for r in (1, 2, 3)]
+    assert found.outputs["maps"] == [found.outputs["map"]]
+    particles = read_particles(found.outputs["particles"])
+    assert len(particles) == 60
+    assert particles.rotation is not None and particles.shift_xyz_angstrom is not None
+    assert (particles.class_number == 1).all()
+    np.testing.assert_allclose(occupancies(particles), 100)
+    assert "rlnMaxValueProbDistribution" in particles.extra
+    history = json.loads((found.folder / "history.json").read_text(encoding="utf-8"))["rounds"]
+    assert [row["round"] for row in history] == [1, 2, 3, 1, 2, 3]
+    assert all(0 < row["sigma"] < 2 and "evidence" in row for row in history)
+    report = (found.folder / "report.html").read_text(encoding="utf-8")
+    for shown in ("What is left of the images", "Start 2, round by round", "Round 3", "Viewing directions"):
+        assert shown in report
+
+
+def test_classes_begin_from_references_and_share_the_particles(run, simulated, molecule) -> None:
+    """A class that is given the molecule takes its particles from one that is given another."""
+    other = read_volume(molecule)
+    turned = Volume(data=np.ascontiguousarray(other.data.swapaxes(0, 2)) ** 0.25, pixel_size_angstrom=4.0)
+    second = molecule.parent / "second.mrc"
+    write_volume(second, turned)
+    options = {**QUICK, "starts": 1, "keep_every": 0}
+    found = run("abinitio", input=simulated["particles"], references=[molecule, second], **options)
+    assert [path.name for path in found.outputs["maps"]] == ["map_001.mrc", "map_002.mrc"]
+    assert [path.name for path in found.outputs["starts"]] == [
+        "start_001_class_001.mrc",
+        "start_001_class_002.mrc",
+    ]
+    assert found.outputs["rounds"] == []
+    shares = found.figures["class_1_share"], found.figures["class_2_share"]
+    assert shares[0] >= shares[1]
+    assert sum(shares) == pytest.approx(1.0, abs=1e-3)
+    percent = occupancies(read_particles(found.outputs["particles"]))
+    assert percent.shape == (60, 2)
+    np.testing.assert_allclose(percent.sum(1), 100, atol=0.01)
+    assert "class 2" in (found.folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_rounds_that_are_kept() -> None:
+    given = {"input": "particles.star", "diameter": 90.0, "starts": 1}
+
+    def kept(**options) -> tuple[int, ...]:
+        return kept_rounds(Params.model_construct(**{"rounds": 40, "keep_every": None, **given, **options}))
+
+    assert kept() == (1, 14, 28, 40)
+    assert kept(keep_every=20) == (1, 20, 40)
+    assert kept(keep_every=0) == ()
+
+
 def test_the_same_seed_gives_the_same_map(run, simulated, tmp_path) -> None:
     maps = [
         run("abinitio", input=simulated["particles"], **QUICK, seed=seed, output=tmp_path / name)
@@ -63,6 +121,11 @@ def test_the_same_seed_gives_the_same_map(run, simulated, tmp_path) -> None:
         ({"diameter": 900}, ParameterError, "does not fit into the box"),
         ({"initial_resolution": 15, "final_resolution": 20}, ParameterError, "finer"),
         ({"starts": 0}, ParameterError, "--starts"),
+        ({"batch": 50, "percent": (10, 50)}, ParameterError, "--batch and --percent"),
+        ({"blurring": False, "smoothing": 0.5}, ParameterError, "--no-blurring"),
+        ({"starts": 1, "start_from": "previous"}, ParameterError, "more than one"),
+        ({"apply_symmetry": "always"}, ParameterError, "other than C1"),
+        ({"inner_radius": 60}, ParameterError, "leaves nothing"),
         ({"diameter": None}, InputError, "--diameter"),
     ],
 )
