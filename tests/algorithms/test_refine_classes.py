@@ -289,5 +289,6 @@ def test_a_view_of_its_own_is_planned_in_memory() -> None:
     )
     assert plain.cache_bytes < cropped.cache_bytes < 2 * plain.cache_bytes
     assert local.cache_bytes == plain.cache_bytes
-    little = refine_start.memory_plan(1000, 96, 3.0, replace(settings, autocrop=True), 2 * plain.fixed_bytes)
-    assert little.cache_bytes < cropped.cache_bytes
+    enough = plain.fixed_bytes + plain.per_thread_bytes + 20_000_000
+    little = refine_start.memory_plan(1000, 96, 3.0, replace(settings, autocrop=True), enough)
+    assert little.cache_bytes == 10_000_000

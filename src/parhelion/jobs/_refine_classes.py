@@ -23,8 +23,8 @@ NAMES = {
 """The files of a class under the names of their outputs."""
 EXPLAINED = (
     "First all particles were refined together, so that they have poses to be compared by. Then they were "
-    "told apart: classes started from random parts of the particles, and each half of the particles was "
-    "compared with the maps of the other. Then each class was refined on its own particles, in two half sets "
+    "told apart by classes that came from the particles alone, each half of them compared with the maps of "
+    "the other. Then each class was refined on its own particles, in two half sets "
     "that did not see each other's poses or maps; which class a particle belongs to was decided before, with "
     "both halves agreeing on coarse features."
 )
