@@ -148,6 +148,14 @@ def test_global_search_finds_poses_from_nothing(data) -> None:
     assert (score(found, "ScoreChange") == 0).all()
 
 
+def test_particles_that_no_cycle_drew_are_left_out_of_the_table(data) -> None:
+    found = refined(
+        data.images, bare(data), (data.truth,), mode="global", percent_used=50.0, angular_step_deg=30.0
+    )
+    assert len(found.particles) == len(found.rows) == COUNT // 2 == len(found.left_out)
+    assert not np.intersect1d(found.rows, found.left_out).size
+
+
 def test_search_grid_follows_step_range_and_limit(data) -> None:
     def reference(**settings):
         problem = problem_of(data, mode="global", **settings)

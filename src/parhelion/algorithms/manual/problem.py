@@ -207,6 +207,10 @@ def make_problem(
             device=device,
         )
 
+    if settings.blurring and len(np.unique(particles.views.particle)) < len(particles.views):
+        raise ParameterError(
+            "likelihood blurring is for single particles, found several images of a particle"
+        )
     two = searches and settings.global_radius != settings.outer_radius_angstrom
     near = loader(settings.outer_radius_angstrom, shell, 0.7 if two else 1.0)
     wide = loader(settings.global_radius, int(np.ceil(search_shell)), 0.3) if two else near
