@@ -156,6 +156,28 @@ def test_a_class_of_too_few_is_told_and_keeps_its_map() -> None:
         ClassesSettings(refine=quick, classes=3, symmetry=("C1", "C2"))
 
 
+def test_classes_go_on_where_they_were_stopped(tmp_path) -> None:
+    class StopInSecondClass(Listening):
+        def check(self) -> None:
+            if "rounds, class 2" in self.tables:
+                raise Cancelled("stopped")
+
+    table, images, _ = mixture((50, 50))
+    settings = ClassesSettings(refine=replace(SETTINGS, most_rounds=2), classes=2, rounds=4, align="none")
+    given = (table, Images(images), molecule(False), settings)
+    whole = refine_classes(*given, **common())
+    stopping = StopInSecondClass()
+    with pytest.raises(Cancelled):
+        refine_classes(*given, checkpoints=tmp_path, **common(stopping, stopping))
+    observer = Listening()
+    again = refine_classes(*given, checkpoints=tmp_path, resume=True, **common(observer))
+    assert "rounds, class 1" not in observer.tables
+    assert "rounds, class 2" in observer.tables
+    np.testing.assert_array_equal(whole.particles.rotation, again.particles.rotation)
+    for one, other in zip(whole.classes, again.classes):
+        np.testing.assert_array_equal(one.refined.map.data, other.refined.map.data)
+
+
 @pytest.fixture(scope="module")
 def particles():
     made = simulate_particles(molecule(True), COUNT, snr=0.5, shift_angstrom=4.0, seed=1)

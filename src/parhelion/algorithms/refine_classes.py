@@ -1,10 +1,10 @@
 """Several structures refined from one set of particles and one starting map.
 
 All particles are refined together first, as if they were alike: poses are what classes can be told apart by.
-Then they are told apart while their poses are refined in each class (``classify3d``), coarse differences before
-fine ones. At last every class is refined by itself on its own particles, in the half sets of the beginning, and
-has a resolution of its own. The maps that classes start from come from the particles alone: the reference has
-no say in what differs.
+Then they are told apart while their poses are refined in each class (``classify3d``), coarse differences
+before fine ones. At last every class is refined by itself on its own particles, in the half sets of the
+beginning, and has a resolution of its own. The maps that classes start from come from the particles alone:
+the reference has no say in what differs.
 """
 
 from collections.abc import Callable

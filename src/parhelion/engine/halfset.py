@@ -165,7 +165,7 @@ def _search(
     if len(index) < len(rows):
         near = near.rows(index.to(near.data.device))
     if not len(index):
-        return kept_of(state.kept.take(torch.zeros(0, dtype=torch.long)), rows)
+        return kept_of(state.kept, rows).take(torch.zeros(0, dtype=torch.long)).moved_to(white.data.device)
     near = without_low(near, points, problem.low_shell / ratio)
     centres = torch.zeros((len(index), 3), dtype=torch.float64, device=near.data.device)
     hits = searched(near, bank.bank, bank.shifts, centres, bank.settings, points)
