@@ -15,7 +15,7 @@ def simulated(run, molecule):
 @pytest.fixture
 def parts(run, simulated, tmp_path):
     def part(first: int, last: int, **options):
-        where = tmp_path / f"part_{first}_{last}_{len(options)}"
+        where = tmp_path / f"part_{first}_{last}_{'_'.join(options)}"
         options |= {"first": first, "last": last, "partial_sums": True, "output": where}
         return run("reconstruct", input=simulated["truth"], **options)
 
@@ -69,6 +69,9 @@ def test_what_does_not_fit_together_is_refused(run, parts, molecule, tmp_path) -
         run("merge3d", input=[first, twice], output=tmp_path / "twice")
     with pytest.raises(InputError, match="not of the same reconstruction"):
         run("merge3d", input=[first, other], output=tmp_path / "other")
+    negative = parts(61, 120, contrast="black").outputs["sums"]
+    with pytest.raises(InputError, match="not of the same reconstruction"):
+        run("merge3d", input=[first, negative], output=tmp_path / "negative")
     with pytest.raises(FormatError, match="no partial sums"):
         run("merge3d", input=[molecule])
     with pytest.raises(ParameterError, match="is for merge3d"):

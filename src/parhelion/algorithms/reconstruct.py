@@ -216,7 +216,7 @@ def sum_particles(
         symmetry=settings.symmetry,
         count=len(particles),
         inserted=inserted,
-        fingerprint=_fingerprint(particles, settings, half, weights.share, loader),
+        fingerprint=_fingerprint(particles, settings, half, weights.share, loader, (source, reference)),
     )
 
 
@@ -338,14 +338,17 @@ def _fingerprint(
     half: np.ndarray | None,
     share: np.ndarray,
     loader: ParticleLoader,
+    images: tuple[ParticleSource, Volume | None],
 ) -> str:
     """Of all that decides how a particle goes into the sums; how they are solved is decided afterwards."""
     of_one_part = {"first": 1, "last": None}
     solving = {"automatic_mask": True, "outer_radius_angstrom": None, "inner_radius_angstrom": 0.0}
     shared = replace(settings, **of_one_part, **solving, centre=False)  # type: ignore[arg-type]
-    views = particles.views
+    views, (source, reference) = particles.views, images
     return fingerprint(
         shared,
+        getattr(source, "contrast", "white"),
+        np.zeros(0) if reference is None else reference.data,
         particles.optics,
         loader.box,
         np.zeros(0) if half is None else half,
