@@ -111,3 +111,17 @@ def test_rounds_are_limited() -> None:
     plans = follow(replace(SETTINGS, most_rounds=1), [outcome(10)])
     assert isinstance(plans[1], Stop)
     assert "most allowed" in plans[1].reason
+
+
+def test_a_share_grows_and_everything_is_searched_before_the_search_ends() -> None:
+    plans = follow(replace(SETTINGS, share=0.1, best=0.8), [outcome(17, 0.4, 0.0)] * 30)
+    rounds = [p for p in plans if isinstance(p, Plan)]
+    shares = [p.share for p in rounds]
+    # the first resolution is an improvement, later ones are not
+    assert shares[:3] == pytest.approx([0.1, 0.1, 0.15])
+    assert shares == sorted(shares)
+    first_local = next(p for p in rounds if not p.search)
+    assert rounds[first_local.round - 1].share == 1
+    assert all(p.share == 1 for p in rounds[first_local.round :])
+    assert all(p.best == 0.8 for p in rounds)
+    assert isinstance(plans[-1], Stop)
