@@ -95,7 +95,8 @@ def simulated(folder: Path, data: Path, count: int) -> tuple[ParticleSet, Path]:
 
 def half_maps(table: Path, output: Path) -> dict[str, Path]:
     """Half maps, mask and FSC of a table's particles."""
-    return dict(api.reconstruct(input=table, symmetry=SYMMETRY, output=output, threads=2).outputs)
+    made = api.function("reconstruct")(input=table, symmetry=SYMMETRY, output=output, threads=2, device="cpu")
+    return dict(made.outputs)
 
 
 def ours(table: Path, maps: Sequence[Path], mask: Path | None, output: Path) -> tuple[CtfRefineResult, float]:
@@ -185,36 +186,35 @@ def main() -> None:
     options = parser.parse_args()
     version = None if options.no_relion else common.relion_version()
     print(f"{common.hardware()}; RELION {version or 'is left out'}")
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         truth, start = simulated(folder, options.data, options.count)
-        rows = [row("truth", truth, truth, None), row("start", read_particles(start), truth, None)]
-        made = half_maps(start, folder / "maps_0")
-        if version:
-            table, used = relion(folder, start, made, "relion")
-            rows.append(row(f"RELION {version}, round 1", read_particles(table), truth, used))
-            for number in range(2, options.rounds + 1):
-                again = half_maps(table, folder / f"relion_maps_{number}")
-                table, used = relion(folder, table, again, f"relion_{number}")
-                rows.append(row(f"RELION {version}, round {number}", read_particles(table), truth, used))
-        table = start
+        rows: list[tuple[str, ...]] = []
+
+        def add(name: str, found: ParticleSet, used: float | None = None) -> None:
+            rows.append(row(name, found, truth, used))
+            print(*rows[-1], sep="  ", file=sys.stderr, flush=True)
+
+        add("start", read_particles(start))
+        made = half_maps(start, folder / "maps_1")
+        table, again = start, made
         for number in range(1, options.rounds + 1):
             if number > 1:
-                made = half_maps(table, folder / f"maps_{number}")
+                again = half_maps(table, folder / f"maps_{number}")
             output = folder / f"refined_{number}.star"
-            found, used = ours(table, (made["half1"], made["half2"]), made["mask"], output)
+            found, used = ours(table, (again["half1"], again["half2"]), again["mask"], output)
             table = output
-            rows.append(
-                row(
-                    f"parhelion, round {number}, to {found.resolution_used_angstrom:.2f} Å",
-                    found.particles,
-                    truth,
-                    used,
-                )
-            )
+            name = f"parhelion, round {number}, to {found.resolution_used_angstrom:.2f} Å"
+            add(name, found.particles, used)
         found, used = ours(start, (folder / "truth.mrc",), None, folder / "against_truth.star")
         name = f"parhelion, true map, to {found.resolution_used_angstrom:.2f} Å"
-        rows.append(row(name, found.particles, truth, used))
+        add(name, found.particles, used)
+        table, again = start, made
+        for number in range(1, options.rounds + 1 if version else 1):
+            if number > 1:
+                again = half_maps(table, folder / f"relion_maps_{number}")
+            table, used = relion(folder, table, again, f"relion_{number}")
+            add(f"RELION {version}, round {number}", read_particles(table), used)
     common.show_table(HEAD, rows)
 
 
