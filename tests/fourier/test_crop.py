@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from parhelion.errors import ParameterError
-from parhelion.fourier.crop import binned_shape, fourier_bin
+from parhelion.fourier.crop import binned_shape, fourier_bin, low_transform
 
 
 def wave(shape: tuple[int, int], ky: int, kx: int, phase: float) -> np.ndarray:
@@ -63,3 +63,11 @@ def test_impossible_binning() -> None:
             binned_shape((64, 64), binning)
     with pytest.raises(ParameterError, match="fewer than 16"):
         binned_shape((64, 64), 5)
+
+
+@pytest.mark.parametrize("shape", [(150, 96), (64, 75)])
+def test_low_columns_are_those_of_the_whole_transform(shape: tuple[int, int]) -> None:
+    image = np.random.default_rng(4).standard_normal(shape).astype(np.float32)
+    whole = np.fft.rfft2(image)
+    for columns in (1, 20, shape[1] // 2 + 1):
+        np.testing.assert_allclose(low_transform(image, columns), whole[:, :columns], atol=1e-3)

@@ -162,7 +162,7 @@ def _saturated_share(seen: np.ndarray, greatest: float) -> float:
 def _as_integers(frame: np.ndarray) -> np.ndarray | None:
     """The frame as 8- or 16-bit whole numbers, None where it is something else."""
     if frame.dtype in (np.uint8, np.uint16):
-        return frame
+        return np.ascontiguousarray(frame)
     for kind in (np.uint8, np.uint16):
         stored = np.empty(frame.shape, kind)
         # one row decides for most of what does not fit

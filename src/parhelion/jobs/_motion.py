@@ -121,7 +121,9 @@ class MovieWork:
 
     def __init__(self, context: "Context", params: "Params") -> None:
         from parhelion.io.relion_micrographs import stems
+        from parhelion.run.memory import keep_freed_memory
 
+        keep_freed_memory()
         self.context, self.params = context, params
         self.movies = read_movies(context, params)
         self.names = self.movies.name
@@ -130,7 +132,8 @@ class MovieWork:
 
     def __call__(self, i: int) -> dict[str, Any]:
         """Align and sum movie ``i``, write its files, and say what was found."""
-        from parhelion.algorithms.motion.align import Transforms, align_movie
+        from parhelion.algorithms.motion.align import align_movie
+        from parhelion.algorithms.motion.kept import KeptFrames
         from parhelion.algorithms.motion.sums import sum_movie
 
         context, params = self.context, self.params
@@ -139,9 +142,9 @@ class MovieWork:
         wanted.frames(movie.count, ())
         frames, pixel = self._corrected(i, movie)
         exposure = self._exposure(i, pixel)
-        transforms = Transforms(frames, keep=not params.low_memory)
+        kept = KeptFrames(frames, keep=not params.low_memory)
         motion = align_movie(
-            transforms,
+            kept,
             pixel,
             self._settings(),
             exposure=exposure,
@@ -150,7 +153,7 @@ class MovieWork:
             cancel=context,
         )
         sums = sum_movie(
-            transforms,
+            kept,
             motion,
             wanted,
             pixel,

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from parhelion.algorithms.motion.align import MotionSettings, MovieMotion, Transforms, align_movie
+from parhelion.algorithms.motion.align import MotionSettings, MovieMotion, align_movie
 from parhelion.algorithms.motion.exposure import Exposure
+from parhelion.algorithms.motion.kept import KeptFrames
 from parhelion.errors import ParameterError
 
 Make = Callable[..., Any]
@@ -17,7 +18,7 @@ WHOLE = MotionSettings(local=False)
 
 
 def align(movie: Any, settings: MotionSettings = WHOLE, dead: tuple[int, ...] = ()) -> MovieMotion:
-    return align_movie(Transforms(movie), 1.5, settings, dead=dead)
+    return align_movie(KeptFrames(movie), 1.5, settings, dead=dead)
 
 
 def test_track_is_found_as_well_as_it_says(movie: Any, rms: Rms) -> None:
@@ -84,7 +85,7 @@ def test_damage_in_the_model_helps_late_frames(make_movie: Make, rms: Rms) -> No
     """Without damage in the movie, telling the model of some must not spoil the track."""
     movie = make_movie()
     exposure = Exposure(dose_per_frame=0.5, pre_exposure=0, voltage_kv=300, pixel_size_angstrom=1.5)
-    found = align_movie(Transforms(movie), 1.5, WHOLE, exposure=exposure)
+    found = align_movie(KeptFrames(movie), 1.5, WHOLE, exposure=exposure)
     assert rms(found.shift_px, movie.true_shift_px) < 0.2
 
 
@@ -97,12 +98,12 @@ def test_smoothing_follows_a_steady_track(make_movie: Make, rms: Rms) -> None:
 
 def test_local_motion_is_found_and_its_absence_too(movie: Any, make_movie: Make, rms: Rms) -> None:
     settings = MotionSettings(patches=(3, 3))
-    still = align_movie(Transforms(movie), 1.5, settings)
+    still = align_movie(KeptFrames(movie), 1.5, settings)
     assert still.local is None
     assert any("local motion" in finding for finding in still.findings)
     stretch = np.stack([np.linspace(0, 6, 16), np.linspace(0, -3, 16)], axis=1)
     moving = make_movie(size=(640, 640), field=stretch, contrast=0.25)
-    found = align_movie(Transforms(moving), 1.5, settings)
+    found = align_movie(KeptFrames(moving), 1.5, settings)
     assert found.local is not None
     # content sampled further on by f · x lies at minus that: the shift to be added is f · x
     at = np.array([-0.3, 0.3])
@@ -121,11 +122,11 @@ def test_same_bytes_whatever_the_threads(movie: Any, rms: Rms) -> None:
             with ThreadPoolExecutor(3) as pool:
                 yield from pool.map(function, items)
 
-    other = align_movie(Transforms(movie), 1.5, WHOLE, executor=Threads())
+    other = align_movie(KeptFrames(movie), 1.5, WHOLE, executor=Threads())
     np.testing.assert_array_equal(other.shift_px, align(movie).shift_px)
 
 
 def test_frames_too_small_for_the_resolution_are_refused(make_movie: Make, rms: Rms) -> None:
     movie = make_movie(size=(32, 32), count=3)
     with pytest.raises(ParameterError, match="no frequency left"):
-        align_movie(Transforms(movie), 1.5, MotionSettings(resolution_angstrom=60.0, mask_vertical=8))
+        align_movie(KeptFrames(movie), 1.5, MotionSettings(resolution_angstrom=60.0, mask_vertical=8))

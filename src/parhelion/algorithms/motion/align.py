@@ -1,20 +1,21 @@
-"""From the frames of a movie to their motion: transforms, track of whole frames, local motion."""
+"""From the frames of a movie to their motion: track of whole frames, local motion."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-import scipy.fft
 
 from parhelion.algorithms.motion.band import band_of
 from parhelion.algorithms.motion.exposure import Exposure
 from parhelion.algorithms.motion.fixed_pattern import fixed_pattern
+from parhelion.algorithms.motion.kept import KeptFrames
 from parhelion.algorithms.motion.likelihood import Frames, frames_of
 from parhelion.algorithms.motion.local import LocalFit, fit_local_motion
 from parhelion.algorithms.motion.patches import grid_of
 from parhelion.algorithms.motion.polynomial import LocalMotion
 from parhelion.algorithms.motion.track import Track, TrackSettings, find_track
-from parhelion.contracts import Cancel, Executor, FrameSource, SerialExecutor
+from parhelion.contracts import Cancel, Executor, SerialExecutor
+from parhelion.fourier.crop import low_transform
 
 SEARCH_DETAIL_ANGSTROM = 15.0
 PATCH_PITCH_ANGSTROM = 450.0
@@ -62,32 +63,8 @@ class MovieMotion:
     findings: tuple[str, ...] = field(default=())
 
 
-class Transforms:
-    """Transforms of frames ``(y, x // 2 + 1)`` complex64, kept or made anew when asked for again."""
-
-    def __init__(self, source: FrameSource, keep: bool = True) -> None:
-        self.count, self.shape = source.count, source.shape
-        self._source, self._keep = source, keep
-        self._kept: dict[int, np.ndarray] = {}
-
-    def __call__(self, index: int) -> np.ndarray:
-        """The transform of frame ``index``."""
-        found = self._kept.get(index)
-        if found is None:
-            found = scipy.fft.rfft2(self._source.frame(index), workers=1)
-            if self._keep:
-                self._kept[index] = found
-        return found
-
-    def take(self, index: int) -> np.ndarray:
-        """The transform of frame ``index`` for the last time: its memory is given back."""
-        found = self(index)
-        self._kept.pop(index, None)
-        return found
-
-
 def align_movie(
-    transforms: Transforms,
+    movie: KeptFrames,
     pixel_size_angstrom: float,
     settings: MotionSettings,
     *,
@@ -103,9 +80,9 @@ def align_movie(
     for the resolution limit.
     """
     executor = executor or SerialExecutor()
-    live = np.array([i for i in range(transforms.count) if i not in dead], np.int64)
+    live = np.array([i for i in range(movie.count) if i not in dead], np.int64)
     band = band_of(
-        transforms.shape,
+        movie.shape,
         pixel_size_angstrom / settings.resolution_angstrom,
         mask_vertical=settings.mask_vertical,
         mask_horizontal=settings.mask_horizontal,
@@ -115,7 +92,7 @@ def align_movie(
     def fill(row: int) -> None:
         if cancel is not None:
             cancel.check()
-        data[row] = band.crop(transforms(int(live[row])))
+        data[row] = band.crop(low_transform(movie(int(live[row])), band.shell.shape[1]))
 
     for _ in executor.map(fill, range(len(live))):
         pass
@@ -131,7 +108,7 @@ def align_movie(
     local_fit = None
     if settings.local and len(live) > 3 and np.isfinite(track.error_px).all():
         local_fit = _local(frames, track, shift, live, settings, pixel_size_angstrom, amplitude, findings)
-    whole, error = _all_frames(shift, track.error_px, live, transforms.count)
+    whole, error = _all_frames(shift, track.error_px, live, movie.count)
     return MovieMotion(
         shift_px=whole,
         error_px=error,

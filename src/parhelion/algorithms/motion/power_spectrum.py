@@ -4,11 +4,10 @@ Frames that together carry a few electrons per Å² are summed before the square
 are added: late frames then still show rings that a sum of all would blur by local motion.
 """
 
-import numba as nb
 import numpy as np
 import scipy.fft
 
-from parhelion.algorithms.motion.band import ramp
+from parhelion.fourier.crop import low_transform
 
 SPECTRUM_BOX = 512
 SPECTRUM_PIXEL_ANGSTROM = 1.4
@@ -16,53 +15,40 @@ SPECTRUM_PIXEL_ANGSTROM = 1.4
 
 
 class GroupSpectra:
-    """Collects frames' transforms and gives the amplitude spectrum; ``group`` frames each, 0 for nothing."""
+    """Collects the powers of groups' sums ``(y, x)`` and gives the amplitude spectrum."""
 
-    def __init__(self, shape: tuple[int, int], pixel_size_angstrom: float, box: int, group: int) -> None:
-        self._group, self._shape = group, shape
+    def __init__(self, shape: tuple[int, int], pixel_size_angstrom: float, box: int) -> None:
         factor = min(pixel_size_angstrom / SPECTRUM_PIXEL_ANGSTROM, 1.0)
         self._size = tuple(2 * max(round(n * factor / 2), 1) if factor < 1 else n for n in shape)
         self._box = min(box, *(n // 2 * 2 for n in self._size))
         self.pixel_size_angstrom = pixel_size_angstrom * float(
             np.sqrt(shape[0] * shape[1] / (self._size[0] * self._size[1]))
         )
-        self._sum: np.ndarray | None = None
-        self._in_group = 0
         self._power: np.ndarray | None = None
 
-    def cropped(self, transform: np.ndarray, shift_px: np.ndarray) -> np.ndarray | None:
-        """The part of a frame's transform that the spectrum shows, moved by its shift; safe on any thread."""
-        if not self._group:
-            return None
+    def power(self, image: np.ndarray) -> np.ndarray:
+        """The power ``(y, x // 2 + 1)``, as far as the spectrum shows it, of a sum of frames."""
         ny, nx = self._size[0], self._size[1] // 2 + 1
+        transform = low_transform(image, nx)
         upper = ny - ny // 2
-        rows = np.r_[0:upper, self._shape[0] - ny // 2 : self._shape[0]]
-        ky, kx = scipy.fft.fftfreq(self._shape[0])[rows], scipy.fft.rfftfreq(self._shape[1])[:nx]
-        parts = (ramp(f, np.array([float(d)]))[0] for f, d in zip((kx, ky), shift_px, strict=True))
-        factor_x, factor_y = (part[0] + 1j * part[1] for part in parts)
-        out = np.empty((ny, nx), np.complex64)
-        _multiply(transform, rows, factor_y, factor_x, out)
+        out = np.empty((ny, nx), np.float32)
+        for target, part in (
+            (out[:upper], transform[:upper]),
+            (out[upper:], transform[len(transform) - ny // 2 :]),
+        ):
+            np.multiply(part.real, part.real, out=target)
+            target += part.imag * part.imag
         return out
 
-    def add(self, cropped: np.ndarray | None) -> None:
-        """Add the next frame, in the movie's order."""
-        if cropped is None:
-            return
-        if self._sum is None:
-            self._sum = cropped
-        else:
-            self._sum += cropped
-        self._in_group += 1
-        if self._in_group == self._group:
-            self._close()
+    def add(self, power: np.ndarray) -> None:
+        """Add that of the next group.
 
-    def _close(self) -> None:
-        if self._sum is None:
-            return
-        # a last group that is smaller counts by its number of frames: its noise is less, too
-        power = self._sum.real**2 + self._sum.imag**2
-        self._power = power if self._power is None else self._power + power
-        self._sum, self._in_group = None, 0
+        A last group that is smaller counts by its number of frames: its noise is less, too.
+        """
+        if self._power is None:
+            self._power = power
+        else:
+            self._power += power
 
     def spectrum(self) -> np.ndarray | None:
         """Amplitudes ``(box, box)`` float32, zero frequency at ``box // 2``; None where nothing was added.
@@ -70,7 +56,6 @@ class GroupSpectra:
         The power is brought to the box's coarser frequencies by cutting its autocorrelation, which averages
         neighbouring frequencies (Blackman and Tukey).
         """
-        self._close()
         if self._power is None:
             return None
         power = self._power
@@ -84,11 +69,3 @@ class GroupSpectra:
         shown = np.sqrt(np.maximum(scipy.fft.fftshift(smooth), 0.0))
         shown *= np.float32(1.0 / np.sqrt(self._size[0] * self._size[1]))
         return np.ascontiguousarray(shown, np.float32)
-
-
-@nb.njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
-def _multiply(transform, rows, factor_y, factor_x, out):  # type: ignore[no-untyped-def]  # pragma: no cover
-    for y in range(len(rows)):
-        source, target, by = transform[rows[y]], out[y], factor_y[y]
-        for x in range(len(factor_x)):
-            target[x] = source[x] * (by * factor_x[x])

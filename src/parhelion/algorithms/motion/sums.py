@@ -1,21 +1,26 @@
-"""The sums of a movie's moved frames: weighted by exposure and plain, all, even and odd frames."""
+"""The sums of a movie's moved frames: weighted by exposure and plain, all, even and odd frames.
 
+Frames are moved in real space, whole-frame and local motion at once. Weights that depend on frame and
+frequency are a short sum of products of both (``factors``): a few sums of moved frames, each with its share,
+carry the exposure filter, and only these are transformed.
+"""
+
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import scipy.fft
 
-from parhelion.algorithms.motion.align import MovieMotion, Transforms
+from parhelion.algorithms.motion.align import MovieMotion
 from parhelion.algorithms.motion.exposure import Exposure
-from parhelion.algorithms.motion.polynomial import LocalMotion
+from parhelion.algorithms.motion.factors import add_weighted, factors, weight_frequencies
+from parhelion.algorithms.motion.interpolation import add_moved, blocks, run_length, tap_weights
+from parhelion.algorithms.motion.kept import KeptFrames
 from parhelion.algorithms.motion.power_spectrum import SPECTRUM_BOX, GroupSpectra
-from parhelion.algorithms.motion.warp import add_moved, warped, weight_frequencies
 from parhelion.contracts import Cancel, Executor, SerialExecutor
 from parhelion.errors import ParameterError
 
 WEIGHT_POINTS = 4096
-SAME_FIELD_PX = 0.2
-"""Neighbouring frames whose local motion differs less than this are warped together, as one image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +74,7 @@ class MovieSums:
 
 
 def sum_movie(
-    transforms: Transforms,
+    movie: KeptFrames,
     motion: MovieMotion,
     settings: SumSettings,
     pixel_size_angstrom: float,
@@ -78,57 +83,62 @@ def sum_movie(
     executor: Executor | None = None,
     cancel: Cancel | None = None,
 ) -> MovieSums:
-    """Move, weight and add the frames. The transforms are used up.
+    """Move, weight and add the frames, which are given back.
 
-    Whole-frame motion is undone in Fourier space, local motion by spline interpolation of the moved
-    frame. Raises ParameterError where the exposure filter is wanted without an exposure, or no frame is.
+    Raises ParameterError where the exposure filter is wanted without an exposure, or no frame is.
     """
-    chosen = settings.frames(transforms.count, motion.dead)
+    chosen = settings.frames(movie.count, motion.dead)
     if settings.exposure_filter and exposure is None:
         raise ParameterError("the exposure filter needs the dose per frame and the voltage")
-    weights = _weights(chosen, settings, exposure)
-    spectra = GroupSpectra(
-        transforms.shape,
-        pixel_size_angstrom,
-        settings.spectrum_box,
-        _group_size(settings, exposure, len(chosen)),
-    )
-    adder = _Adder(transforms, motion, weights, settings, spectra)
+    plan = _plan(chosen, settings, exposure)
+    group = _group_size(settings, exposure, len(chosen))
+    groups = np.arange(len(chosen)) // group if group else np.full(len(chosen), -1)
+    chunks = _chunks(groups, movie.keep)
+    room = max(len(np.unique(groups[chunk])) for chunk in chunks) if group else 0
     executor = executor or SerialExecutor()
-
-    def work(rows: list[int]) -> _Moved:
-        if cancel is not None:
-            cancel.check()
-        return adder.move(rows, chosen)
-
-    for moved in executor.map(work, runs_of_frames(chosen, motion.local)):
-        adder.add(moved)
-    return adder.sums(len(chosen))
-
-
-def runs_of_frames(chosen: np.ndarray, local: LocalMotion | None) -> list[list[int]]:
-    """Rows of ``chosen`` frames that are summed before they are warped; one by one without local motion."""
-    if local is None:
-        return [[row] for row in range(len(chosen))]
-    edge = np.linspace(-0.5, 0.5, 5)
-    x, y = np.meshgrid(edge, edge)
-    fields = np.stack([local.shift_px(float(frame), x, y) for frame in chosen])
-    runs: list[list[int]] = []
-    for row in range(len(chosen)):
-        if runs:
-            run = [*runs[-1], row]
-            middle = local.shift_px(float(chosen[run].mean()), x, y)
-            if np.abs(fields[run] - middle).max() <= SAME_FIELD_PX:
-                runs[-1] = run
-                continue
-        runs.append([row])
-    return runs
+    work = _Work(movie, motion, chosen, plan, groups, room, settings.unweighted, executor, cancel)
+    spectra = GroupSpectra(movie.shape, pixel_size_angstrom, settings.spectrum_box)
+    for chunk in chunks:
+        work.add(chunk)
+        for power in work.closed_groups(chunk, spectra):
+            spectra.add(power)
+    return MovieSums(
+        **work.images(),
+        frames=len(chosen),
+        spectrum=spectra.spectrum(),
+        spectrum_pixel_angstrom=spectra.pixel_size_angstrom,
+    )
 
 
-def _weights(chosen: np.ndarray, settings: SumSettings, exposure: Exposure | None) -> np.ndarray | None:
-    if not settings.exposure_filter or exposure is None:
-        return None
-    return exposure.weights(chosen, weight_frequencies(WEIGHT_POINTS), settings.restore_power)
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """What is added up: ``shares`` ``(n, k)`` of each frame in each of ``k`` sums, which make the images.
+
+    An image is the sum of its ``sums``, each filtered by its curve ``(points,)``, None for none.
+    """
+
+    shares: np.ndarray
+    sums: dict[str, list[tuple[int, np.ndarray | None]]]
+
+
+def _plan(chosen: np.ndarray, settings: SumSettings, exposure: Exposure | None) -> _Plan:
+    curves: list[np.ndarray | None] = [None]
+    shares = np.ones((len(chosen), 1), np.float32)
+    if settings.exposure_filter and exposure is not None:
+        weights = exposure.weights(chosen, weight_frequencies(WEIGHT_POINTS), settings.restore_power)
+        shares, found = factors(weights)
+        curves = list(found)
+    columns: list[np.ndarray] = []
+    sums: dict[str, list[tuple[int, np.ndarray | None]]] = {}
+    odd = chosen % 2 == 0
+    for name, mask in (("odd", odd), ("even", ~odd)) if settings.halves else (("total", odd | ~odd),):
+        if mask.any():
+            sums[name] = [(len(columns) + k, curve) for k, curve in enumerate(curves)]
+            columns += list((shares * mask[:, None]).T)
+    if settings.unweighted and settings.exposure_filter:
+        sums["unweighted"] = [(len(columns), None)]
+        columns.append(np.ones(len(chosen), np.float32))
+    return _Plan(shares=np.stack(columns, axis=1).astype(np.float32), sums=sums)
 
 
 def _group_size(settings: SumSettings, exposure: Exposure | None, count: int) -> int:
@@ -139,91 +149,101 @@ def _group_size(settings: SumSettings, exposure: Exposure | None, count: int) ->
     return int(np.clip(round(wanted), 1, count))
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Moved:
-    """A run of frames in place, by the name of the sum they go to, and each one's band for the spectrum."""
+def _chunks(groups: np.ndarray, keep: bool) -> list[np.ndarray]:
+    """Rows of frames that are worked on together: one by one where frames are not kept.
 
-    parts: dict[str, np.ndarray]
-    bands: list[np.ndarray | None]
+    Else all, but not so many that the sums of their groups need more than a quarter of the frames' memory.
+    """
+    rows = np.arange(len(groups))
+    if not keep:
+        return [rows[i : i + 1] for i in rows]
+    most = max(1, len(groups) // 4)
+    return [part for part in np.split(rows, np.flatnonzero(np.diff(groups // most)) + 1) if len(part)]
 
 
-class _Adder:
-    """Adds moved frames, in Fourier space while there is no local motion, else as images."""
+class _Work:
+    """Sums ``(k, y, x)`` of moved frames, those of the plan first, then room for sums of groups."""
 
     def __init__(
         self,
-        transforms: Transforms,
+        movie: KeptFrames,
         motion: MovieMotion,
-        weights: np.ndarray | None,
-        settings: SumSettings,
-        spectra: GroupSpectra,
+        chosen: np.ndarray,
+        plan: _Plan,
+        groups: np.ndarray,
+        room: int,
+        unweighted: bool,
+        executor: Executor,
+        cancel: Cancel | None,
     ) -> None:
-        self.transforms, self.motion, self.weights, self.settings = transforms, motion, weights, settings
-        self.spectra = spectra
-        self._sums: dict[str, np.ndarray] = {}
+        self.movie, self.motion, self.chosen, self.plan = movie, motion, chosen, plan
+        self.groups, self.room, self.executor, self.cancel = groups, room, executor, cancel
+        self.unweighted, self.table = unweighted, tap_weights()
+        self.sums = np.zeros((plan.shares.shape[1] + room, *movie.shape), np.float32)
 
-    def move(self, rows: list[int], chosen: np.ndarray) -> _Moved:
-        """Bring a run of frames into place."""
-        local, shape = self.motion.local, self.transforms.shape
-        parts: dict[str, np.ndarray] = {}
-        bands = []
-        for row in rows:
-            index = int(chosen[row])
-            transform, shift = self.transforms.take(index), self.motion.shift_px[index]
-            bands.append(self.spectra.cropped(transform, shift))
-            for name, weight in self._kinds(row, index):
-                if name not in parts:
-                    parts[name] = np.zeros(transform.shape, np.complex64)
-                add_moved(parts[name], transform, shape, shift, weight, spline=local is not None)
-        if local is not None:
-            frame = float(chosen[rows].mean())
-            for name, part in parts.items():
-                image = scipy.fft.irfft2(part, s=shape, workers=1, overwrite_x=True)
-                parts[name] = warped(image, local, frame)
-        return _Moved(parts=parts, bands=bands)
+    def add(self, chunk: np.ndarray) -> None:
+        """Add frames: a block of all frames at a time, so that the sums stay in the processor's cache."""
+        images = [self.movie(int(self.chosen[row])) for row in chunk]
+        fields = [self._field(int(self.chosen[row])) for row in chunk]
+        lengths = [run_length(field, self.movie.shape[1]) for field in fields]
+        shares = np.zeros((len(chunk), len(self.sums)), np.float32)
+        shares[:, : self.plan.shares.shape[1]] = self.plan.shares[chunk]
+        if self.room:
+            shares[np.arange(len(chunk)), self._place(self.groups[chunk])] = 1.0
 
-    def _kinds(self, row: int, index: int) -> list[tuple[str, np.ndarray | None]]:
-        """Name and weights of the sums that a frame goes to; the total of halves is made of them."""
-        weight = None if self.weights is None else self.weights[row]
-        half = "odd" if index % 2 == 0 else "even"
-        kinds = [(half if self.settings.halves else "total", weight)]
-        if weight is not None and self.settings.unweighted:
-            kinds.append(("unweighted", None))
-        return kinds
+        def work(block: tuple[int, int, int, int]) -> None:
+            if self.cancel is not None:
+                self.cancel.check()
+            top, bottom, left, right = block
+            # of its own: rows of images whose width is a power of 2 push each other out of the cache
+            part = np.zeros((len(self.sums), bottom - top, right - left), np.float32)
+            for image, shifts, length, share in zip(images, fields, lengths, shares, strict=True):
+                add_moved(image, shifts, self.table, length, share, part, *block)
+            self.sums[:, top:bottom, left:right] += part
 
-    def add(self, moved: _Moved) -> None:
-        """Add the next run, in the order of the frames."""
-        for name, part in moved.parts.items():
-            self._add(name, part)
-        for band in moved.bands:
-            self.spectra.add(band)
+        for _ in self.executor.map(work, blocks(self.movie.shape)):
+            pass
+        for row in chunk:
+            self.movie.drop(int(self.chosen[row]))
 
-    def _add(self, name: str, part: np.ndarray) -> None:
-        if name in self._sums:
-            self._sums[name] += part
-        else:
-            self._sums[name] = part
+    def _field(self, frame: int) -> np.ndarray:
+        """All motion of a frame: coefficients ``(2, 6)`` of 1, x, x², y, y², xy."""
+        local = self.motion.local
+        field = np.zeros((2, 6)) if local is None else local.field(float(frame)).astype(np.float64)
+        field[:, 0] += self.motion.shift_px[frame]
+        return field
 
-    def sums(self, count: int) -> MovieSums:
-        """The images, whatever space they were added in."""
-        halves = [self._sums[name] for name in ("odd", "even") if name in self._sums]
+    def _place(self, groups: np.ndarray) -> np.ndarray:
+        """Which sum a group has."""
+        return np.asarray(self.plan.shares.shape[1] + groups % self.room)
+
+    def closed_groups(self, chunk: np.ndarray, spectra: GroupSpectra) -> Iterator[np.ndarray]:
+        """The powers of the groups whose last frame this chunk holds."""
+        if not self.room:
+            return
+        last = [
+            row for row in chunk if row + 1 == len(self.groups) or self.groups[row + 1] != self.groups[row]
+        ]
+        places = [int(p) for p in self._place(self.groups[last])]
+        yield from self.executor.map(lambda place: spectra.power(self.sums[place]), places)
+        self.sums[places] = 0
+
+    def images(self) -> dict[str, np.ndarray]:
+        """The images by name; what is not filtered is the sum itself."""
+        found = {name: self._image(parts) for name, parts in self.plan.sums.items()}
+        halves = [found[name] for name in ("odd", "even") if name in found]
         if halves:
-            self._sums["total"] = halves[0] + halves[1] if len(halves) > 1 else halves[0].copy()
-        images: dict[str, np.ndarray | None] = {}
-        for name in ("total", "unweighted", "even", "odd"):
-            found = self._sums.pop(name, None)
-            if found is not None and np.iscomplexobj(found):
-                found = scipy.fft.irfft2(found, s=self.transforms.shape, workers=1, overwrite_x=True)
-            images[name] = found
-        if self.settings.unweighted and images["unweighted"] is None:
-            images["unweighted"] = images["total"]
-        total = images.pop("total")
-        if total is None:
-            raise ParameterError("no frame was summed")
-        return MovieSums(
-            total=total,
-            frames=count,
-            spectrum=self.spectra.spectrum(),
-            spectrum_pixel_angstrom=self.spectra.pixel_size_angstrom,
-            **images,
-        )
+            found["total"] = halves[0] + halves[1] if len(halves) > 1 else halves[0].copy()
+        if self.unweighted and "unweighted" not in found:
+            found["unweighted"] = found["total"]
+        return found
+
+    def _image(self, parts: list[tuple[int, np.ndarray | None]]) -> np.ndarray:
+        shape = self.movie.shape
+        if parts[0][1] is None:
+            return self.sums[parts[0][0]].copy()
+        total = np.zeros((shape[0], shape[1] // 2 + 1), np.complex64)
+        transforms = self.executor.map(lambda part: scipy.fft.rfft2(self.sums[part[0]], workers=1), parts)
+        for transform, (_, curve) in zip(transforms, parts, strict=True):
+            add_weighted(total, transform, shape, curve)
+        return np.asarray(scipy.fft.irfft2(total, s=shape, workers=1, overwrite_x=True))
