@@ -196,10 +196,10 @@ class _Work:
                 self.cancel.check()
             top, bottom, left, right = block
             # of its own: rows of images whose width is a power of 2 push each other out of the cache
-            part = np.zeros((len(self.sums), bottom - top, right - left), np.float32)
+            part = self.sums[:, top:bottom, left:right].copy()
             for image, shifts, length, share in zip(images, fields, lengths, shares, strict=True):
                 add_moved(image, shifts, self.table, length, share, part, *block)
-            self.sums[:, top:bottom, left:right] += part
+            self.sums[:, top:bottom, left:right] = part
 
         for _ in self.executor.map(work, blocks(self.movie.shape)):
             pass
