@@ -177,7 +177,7 @@ def test_blank_edges_cropping_statistics_and_contrast(run, truth, molecule, tmp_
     assert len(read_star(small.outputs["fsc"][0])["fsc"]["rlnResolution"]) < 17
 
 
-def test_a_finished_run_is_resumed_with_more_cycles(run, truth, molecule, tmp_path) -> None:
+def test_a_finished_run_is_resumed_to_the_same_figures(run, truth, molecule, tmp_path) -> None:
     common = {"input": truth, "references": [molecule], "output": tmp_path / "run", **SIZE}
     once = run("refine_manual", cycles=2, **common)
     again = run("refine_manual", cycles=2, resume=True, **common)
@@ -222,7 +222,7 @@ WRONG = [
 def test_options_that_make_no_sense_are_refused(run, truth, maps) -> None:
     for options, message in WRONG:
         with pytest.raises(ParameterError, match=message):
-            run("refine_manual", input=truth, references=maps, **{**SIZE, **options})
+            run("refine_manual", input=truth, references=maps, overwrite=True, **{**SIZE, **options})
 
 
 def test_options_of_references_and_classes_need_them(run, truth, molecule) -> None:
