@@ -19,7 +19,14 @@ from parhelion.engine.halves import split_halves
 from parhelion.engine.loader import undistorted_shifts
 from parhelion.engine.noise import background_noise
 from parhelion.engine.scale import reference_scale
-from parhelion.engine.variability import centred_images, components, two_of
+from parhelion.engine.variability import (
+    CentredImages,
+    Components,
+    centred_images,
+    components,
+    told_of,
+    two_of,
+)
 from parhelion.errors import InputError, MetadataError, ParameterError
 from parhelion.fourier.filters import lowpass
 from parhelion.model.particles import ParticleSet
@@ -31,6 +38,8 @@ SCALE_CYCLES = 7.0
 SPLIT_CYCLES = 10.0
 """Cycles per diameter that a class is split by: coarse enough for few unknowns, fine enough for a domain."""
 SPLIT_SAMPLE = 20_000
+FEWEST = 8
+"""Particles of a class that is analysed."""
 BARELY = 1e-6
 """Weight of what a split has not looked at: it has a pose and no say yet."""
 
@@ -142,13 +151,16 @@ def split(
     classes = len(state.share)
     extent = problem.loader.extent_angstrom
     shell = extent / max(limit_angstrom, diameter_angstrom / SPLIT_CYCLES)
-    halves = [_two(problem, state, k, shell, rng) for k in range(classes)]
-    order = np.argsort([-gain for _, _, gain in halves], kind="stable")[: wanted - classes]
-    parts = [of_class(state.kept, k) for k in range(classes) if k not in order]
+    room = wanted - classes
+    chosen = list(range(classes))
+    if room < classes:
+        gains = [split_gain(problem, state, k, shell, rng) for k in chosen]
+        chosen = sorted(np.argsort([-gain for gain in gains], kind="stable")[:room].tolist())
+    halves = {k: _two(problem, state, k, shell, rng) for k in chosen}
+    parts = [of_class(state.kept, k) for k in range(classes) if k not in halves]
     symmetries = list(problem.symmetries)
-    for new, k in enumerate(order, classes):
-        poses, posterior, _ = halves[k]
-        for number, column in ((int(k), 0), (new, 1)):
+    for new, (k, (poses, posterior)) in enumerate(halves.items(), classes):
+        for number, column in ((k, 0), (new, 1)):
             if poses.weight is None:
                 raise ValueError("poses of a classification have weights")
             mine = poses.weight * posterior[:, column].clamp_min(BARELY)
@@ -170,31 +182,57 @@ def _one_list(parts: list[Candidates]) -> Candidates:
     return every.take(torch.argsort(every.particle, stable=True))
 
 
-def _two(
+def split_gain(
     problem: ClassProblem, state: ClassState, number: int, shell: float, rng: np.random.Generator
-) -> tuple[Candidates, torch.Tensor, float]:
-    """One pose per particle of a class with how much of it is there, its split, and what that gains."""
+) -> float:
+    """What two structures explain better than one in a class, in nats, along components of the other half.
+
+    Components fit the noise of the particles they were found from, those of a small class most: each half of
+    the particles is therefore judged along those of the other.
+    """
+    poses = _sampled(_members(state, number), rng)
+    half = torch.from_numpy(state.half)[poses.particle]
+    parts = [poses.take(half == h) for h in (1, 2)]
+    if min(len(part) for part in parts) < FEWEST:
+        return -np.inf
+    images = [centred_images(problem.loader, state.noise, part, shell) for part in parts]
+    found = [_components(problem, state, number, one, rng) for one in images]
+    return sum(two_of(told_of(found[1 - h], images[h]), images[h].weight, rng)[1] for h in (0, 1))
+
+
+def _members(state: ClassState, number: int) -> Candidates:
+    """The likeliest pose in a class of every particle that has one, weighted with how much of it is there."""
     mine = of_class(state.kept, number)
-    poses = likeliest(mine)
-    if mine.weight is None or poses.weight is None:
+    if mine.weight is None:
         raise ValueError("poses of a classification have weights")
     total = torch.zeros(len(state.half), dtype=torch.float64).index_add_(0, mine.particle, mine.weight)
-    poses = replace(poses, weight=total[poses.particle], chi2=None, hessian=None)
-    rows = torch.arange(len(poses))
-    if len(poses) < 4:
-        return poses, torch.full((len(poses), 2), 0.5, dtype=torch.float64), -np.inf
-    if len(poses) > SPLIT_SAMPLE:
-        rows = torch.from_numpy(np.sort(rng.permutation(len(poses))[:SPLIT_SAMPLE]))
-    images = centred_images(problem.loader, state.noise, poses.take(rows), shell)
-    found = components(
-        images,
-        state.halves[number].mask.cpu().numpy(),
-        problem.symmetries[number],
-        problem.executor,
-        rng,
-        problem.focus,
-    )
-    posterior, gain = two_of(found, images.weight, rng)
+    poses = likeliest(mine)
+    return replace(poses, weight=total[poses.particle], chi2=None, hessian=None)
+
+
+def _sampled(poses: Candidates, rng: np.random.Generator) -> Candidates:
+    if len(poses) <= SPLIT_SAMPLE:
+        return poses
+    return poses.take(torch.from_numpy(np.sort(rng.permutation(len(poses))[:SPLIT_SAMPLE])))
+
+
+def _components(
+    problem: ClassProblem, state: ClassState, number: int, images: CentredImages, rng: np.random.Generator
+) -> Components:
+    mask = state.halves[number].mask.cpu().numpy()
+    return components(images, mask, problem.symmetries[number], problem.executor, rng, problem.focus)
+
+
+def _two(
+    problem: ClassProblem, state: ClassState, number: int, shell: float, rng: np.random.Generator
+) -> tuple[Candidates, torch.Tensor]:
+    """One pose per particle of a class with how much of it is there, and its split ``(m, 2)``."""
+    poses = _members(state, number)
+    if len(poses) < FEWEST:
+        return poses, torch.full((len(poses), 2), 0.5, dtype=torch.float64)
+    looked = _sampled(poses, rng)
+    images = centred_images(problem.loader, state.noise, looked, shell)
+    posterior, _ = two_of(_components(problem, state, number, images, rng), images.weight, rng)
     every = torch.full((len(poses), 2), BARELY, dtype=torch.float64)
-    every[rows] = posterior
-    return poses, every, gain
+    every[torch.searchsorted(poses.particle, looked.particle)] = posterior
+    return poses, every

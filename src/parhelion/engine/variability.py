@@ -8,7 +8,7 @@ components the likelihood of any map μ + Σ ζ_j u_j is a quadratic form, so th
 without touching an image again.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -169,11 +169,18 @@ def components(
         z, second = z @ back.T, back @ second @ back.T
     if seen is None:
         raise ValueError("components take at least one round")
-    basis = torch.cat([shown[:, None], seen], 1)
-    linear, quadratic = _form(images, residual, basis)
+    linear, quadratic = _form(images, residual, torch.cat([shown[:, None], seen], 1))
     return Components(
         mean=mean, axes=axes, linear=linear.double(), quadratic=quadratic.double(), strength=strength
     )
+
+
+def told_of(found: Components, images: CentredImages) -> Components:
+    """The same components with the likelihood of other particles, which had no part in finding them."""
+    shown = images.slices(found.mean)
+    seen = torch.stack([images.slices(axis) for axis in found.axes], 1)
+    linear, quadratic = _form(images, images.data - shown, torch.cat([shown[:, None], seen], 1))
+    return replace(found, linear=linear.double(), quadratic=quadratic.double())
 
 
 def _coarse(mask: np.ndarray, images: CentredImages) -> Tensor:

@@ -51,8 +51,7 @@ class Params(JobParams):
     )
     start: Literal["split", "random", "input"] | None = option(
         None,
-        help="where classes come from: one class that is split, random parts of the particles, or what classes "
-        "the input carries",
+        help="where classes come from: one class that is split, random parts of the particles, or the input",
         default_text="split; random where classes differ in symmetry",
     )
     contrast: Contrast = contrast_option()
