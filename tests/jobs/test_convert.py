@@ -220,3 +220,21 @@ def test_a_stack_without_a_table_is_prepared(run, molecule, tmp_path) -> None:
     np.testing.assert_allclose(guessed, -same, atol=1e-6)
     with pytest.raises(InputError, match="a stack without a table"):
         prepared("flipped", flip_phases=True)
+
+
+@pytest.mark.parametrize("program", ["cistem", "par"])
+def test_one_table_for_each_class(run, particles, tmp_path, program) -> None:
+    from parhelion.io.particles import write_particles
+    from parhelion.model.occupancy import with_occupancies
+
+    table = read_particles(particles)
+    percent = np.random.default_rng(1).dirichlet(np.ones(2), len(table)) * 100
+    path = particles.parent / "classes.star"
+    write_particles(path, with_occupancies(table, percent))
+    for number in (1, 2):
+        options = {"to": program, "occupancies_of": number, "output": tmp_path / str(number)}
+        (made,) = run("convert", input=path, **options).outputs["files"]
+        found = np.asarray(read_particles(made).extra["cisTEMOccupancy"], float)
+        np.testing.assert_allclose(found, percent[:, number - 1], atol=0.006)
+    with pytest.raises(InputError, match="occupancies of 2 classes"):
+        run("convert", input=path, to=program, occupancies_of=3, output=tmp_path / "three")

@@ -190,6 +190,18 @@ def test_classes_are_merged_dropped_and_begun_anew(run, classified, tmp_path) ->
         made("two", class_setup="1+2,3", classes=3)
 
 
+def test_classes_of_a_refinement_go_on(run, package, tmp_path) -> None:
+    """A classification of a package of one class makes one of three."""
+    own = read_particles(package.outputs["particles"])
+    percent = np.tile([50.0, 30.0, 20.0], (60, 1))
+    finished(tmp_path / "classified", package.outputs["particles"], with_occupancies(own, percent))
+    found = run("package", input=package.folder, output=tmp_path / "next")
+    assert found.figures["classes"] == 3
+    np.testing.assert_allclose(occupancies(read_particles(found.outputs["particles"])), percent)
+    anew = run("package", input=package.folder, poses="random", output=tmp_path / "anew")
+    assert anew.figures["classes"] == 1
+
+
 def test_tables_of_one_class_each_are_merged(run, simulated, tmp_path) -> None:
     particles = read_particles(simulated["truth"])
     paths = []

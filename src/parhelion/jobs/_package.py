@@ -211,7 +211,9 @@ def set_up(params: "Params", source: Source, context: "Context") -> tuple["Parti
     percent = occupancies(first)
     had = 1 if from_2d else known_occupancies(first).shape[1]
     template = source.template
-    classes = params.classes or (template.classes if template is not None and not from_2d else had)
+    # what begins anew has as many classes as the template; what goes on, as many as the parameters
+    usual = template.classes if random and template is not None and not from_2d else had
+    classes = params.classes or usual
     if random:
         return random_parameters(first, classes, rng), classes, "random"
     if classes == had:

@@ -102,6 +102,14 @@ class Params(JobParams):
         default_text="as the table says",
         group=LEFT_OUT,
     )
+    occupancies_of: int | None = option(
+        None,
+        help="write the occupancies of this class, as cisTEM and FREALIGN have a table for each",
+        unit="1",
+        ge=1,
+        le=1000,
+        default_text="those that the table gives for the particle",
+    )
     new_stack: bool = option(
         False, help="write the particles' images into one new stack beside the table", group=NEW_STACK
     )
@@ -225,12 +233,14 @@ def _format(path: "Path", params: Params) -> str:
 
     kind = format_of(path).kind
     if kind == "stack" and params.new_stack:
-        if params.flip_phases or _facts(params) is not None or params.to not in (None, "mrcs"):
+        of_tables = params.flip_phases or _facts(params) is not None or params.occupancies_of is not None
+        if of_tables or params.to not in (None, "mrcs"):
             raise InputError(
                 f"{path} is a stack without a table: it has no CTF or optics, and the new one is mrcs"
             )
         return "mrcs"
-    if kind != "particles" and (params.new_stack or _facts(params) is not None or params.contrast != "auto"):
+    asks = params.new_stack or params.contrast != "auto" or params.occupancies_of is not None
+    if kind != "particles" and (asks or _facts(params) is not None):
         raise InputError(f"{path} is a {kind}; options on images and optics are for tables of particles")
     return params.to or USUAL[kind]
 
@@ -267,11 +277,27 @@ def _change(
                 particles = with_contrast(particles, contrast_of(particles, "auto", context) == "white")
             except InputError as error:
                 context.notice(f"the images do not say how protein looks in them: {error}")
+        if params.occupancies_of is not None:
+            particles = _of_class(particles, params.occupancies_of)
         if params.positions != "fractions":
             particles = with_coordinates(particles, params.positions == "flipped")
         return rewritten(context, params, particles, stack) if params.new_stack else particles
 
     return change
+
+
+def _of_class(particles: "ParticleSet", number: int) -> "ParticleSet":
+    """The particles with the occupancies of one class in cisTEM's column."""
+    from dataclasses import replace
+
+    from parhelion.model.occupancy import occupancies
+
+    percent = occupancies(particles)
+    if percent is None or number > percent.shape[1]:
+        found = "no occupancies" if percent is None else f"occupancies of {percent.shape[1]} classes"
+        raise InputError(f"--occupancies-of {number}: the particles have {found}")
+    columns = {"cisTEMOccupancy": percent[:, number - 1]}
+    return replace(particles, extra=particles.extra.with_columns(columns))
 
 
 JOB = declare(__name__, __doc__, params=Params, run=run, estimate=estimate, outputs=OUTPUTS, computes=False)
