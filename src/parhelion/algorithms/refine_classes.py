@@ -25,7 +25,6 @@ from parhelion.algorithms.refine3d import (
 )
 from parhelion.contracts import Cancel, Executor, Observer, ParticleSource
 from parhelion.errors import ParameterError
-from parhelion.model.occupancy import occupancies, with_occupancies
 from parhelion.model.particles import ParticleSet
 from parhelion.model.volume import Volume
 
@@ -132,8 +131,7 @@ def refine_classes(
     """Arguments and errors as of ``refine3d``; ``mask`` holds for all classes. ``after_round`` is told what
     every round of a refinement made, and of which: ``together``, ``class_001`` ….
 
-    The refinements keep their state in folders of ``checkpoints``; the classification is done again by a run
-    that is resumed, to the same result.
+    The refinements and the classification keep their state in folders of ``checkpoints``.
     """
     common: dict[str, Any] = {
         "executor": executor,
@@ -159,6 +157,8 @@ def refine_classes(
         source,
         _classify_settings(settings, together),
         observer=Tagged(observer, "classes"),
+        checkpoints=_folder(checkpoints, "classes"),
+        resume=resume,
         **common,
     )
     told = np.setdiff1d(np.arange(len(together.particles)), found.unusable)
@@ -249,8 +249,9 @@ def _with_refined_poses(found: Classification, classes: list[RefinedClass]) -> P
         for name in FITS:
             values = columns.setdefault(name, np.array(particles.extra[name], np.float64))
             values[rows] = one.refined.particles.extra[name]
-    posed = particles.with_poses(rotation, shift)
-    percent = occupancies(posed)
-    if percent is None:
-        percent = 100.0 * (particles.class_number[:, None] == np.arange(1, len(classes) + 1))
-    return with_occupancies(replace(posed, extra=posed.extra.with_columns(columns)), percent)
+    return replace(
+        particles,
+        rotation=rotation,
+        shift_xyz_angstrom=shift,
+        extra=particles.extra.with_columns(columns),
+    )
