@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from manual_data import mixed, molecule, refined
+from manual_data import BOX, PIXEL, Data, Images, mixed, molecule, refined
 from parhelion.algorithms.manual.maps import joined_low
 from parhelion.algorithms.manual.settings import Focus
 from parhelion.contracts import SilentObserver
-from parhelion.errors import Cancelled, ParameterError
+from parhelion.errors import Cancelled, InputError, ParameterError
 from parhelion.model.occupancy import occupancies, with_occupancies
+from parhelion.model.volume import Volume
 
 TWO = {"symmetry": ("C1", "C1")}
 MAPS = (molecule(1.5), molecule(0.0))
@@ -194,6 +195,25 @@ def test_classes_come_apart_from_random_occupancies(half_sets: str) -> None:
     right = accuracy(found, label)
     # which class is called the first is chance, but it must be the same one in both half sets
     assert max(right, 1 - right) > 0.9
+
+
+def test_a_class_that_loses_all_its_particles_keeps_its_map(mixture) -> None:
+    data, label = mixture
+    ours = Data(
+        data.particles.take(np.flatnonzero(label == 0)), Images(data.images.data[label == 0]), data.truth
+    )
+    junk = Volume(
+        data=np.random.default_rng(1).normal(0, 1, (BOX,) * 3).astype(np.float32), pixel_size_angstrom=PIXEL
+    )
+    with pytest.raises(InputError, match="class has lost its particles"):
+        settings = {"parameters": (), "normalise_reference": False, **TWO}
+        refined(ours.images, ours.particles, (MAPS[0], junk), **settings)
+    start = with_occupancies(ours.particles, np.tile([99.0, 1.0], (len(ours.particles), 1)))
+    heard = Hears()
+    found = refined(
+        ours.images, start, (), {"observer": heard}, cycles=2, parameters=(), score_threshold=99.9, **TWO
+    )
+    assert any("keeps its maps" in notice for notice in heard.notices) and len(found.classes) == 2
 
 
 def test_halves_of_several_classes_share_coarse_detail_only() -> None:

@@ -7,7 +7,7 @@ import torch
 
 from parhelion.algorithms.manual.alignment import Aligned, align_class, make_class_reference
 from parhelion.algorithms.manual.maps import insertion_weights, mean_defocus, reconstruct_class
-from parhelion.algorithms.manual.problem import ManualProblem, ManualState, Scores
+from parhelion.algorithms.manual.problem import ClassMaps, ManualProblem, ManualState, Scores
 from parhelion.algorithms.manual.weighting import mean_sigma, occupancies
 from parhelion.engine.accumulate import NoiseSums
 from parhelion.engine.loop import concatenated, updated_noise
@@ -37,16 +37,7 @@ def run_cycle(problem: ManualProblem, state: ManualState, particles: ParticleSet
     if settings.refine_defocus:
         after = _with_defocus(after, every, used)
         problem.use_defocus(particles, after.defocus_change_angstrom)
-    solved = tuple(
-        reconstruct_class(
-            problem,
-            after,
-            number,
-            concatenated([a.inserted for a in mine]),
-            insertion_weights(problem, after, number, used, scored=True),
-        )
-        for number, mine in enumerate(every)
-    )
+    solved = tuple(_solved(problem, after, number, mine, used) for number, mine in enumerate(every))
     after = replace(
         after,
         solved=solved,
@@ -57,6 +48,20 @@ def run_cycle(problem: ManualProblem, state: ManualState, particles: ParticleSet
     row = _history_row(problem, state, after, used)
     problem.observer.record("cycles", **row)
     return replace(after, history=(*state.history, row))
+
+
+def _solved(
+    problem: ManualProblem, state: ManualState, number: int, mine: list[Aligned], rows: np.ndarray
+) -> ClassMaps:
+    """The maps of a class; where it has lost its particles those it had, for it may win some back."""
+    weights = insertion_weights(problem, state, number, rows, scored=True)
+    filled = [bool((weights.factor[state.half == half] > 0).any()) for half in (1, 2)]
+    if state.solved and not all(filled):
+        problem.observer.notice(
+            f"class {number + 1} has no particle left in cycle {state.cycle + 1} and keeps its maps"
+        )
+        return state.solved[number]
+    return reconstruct_class(problem, state, number, concatenated([a.inserted for a in mine]), weights)
 
 
 def first_maps(problem: ManualProblem, state: ManualState) -> ManualState:
