@@ -3,13 +3,16 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
+from parhelion.algorithms.ab_initio_courses import inverted
 from parhelion.algorithms.ab_initio_plan import orientations, planned_bytes
 from parhelion.algorithms.ab_initio_schedule import resets, round_plan, step_for
 from parhelion.algorithms.ab_initio_settings import AbInitioSettings
 from parhelion.engine.annealing import Annealing
 from parhelion.errors import ParameterError
 from parhelion.geometry.so3 import so3_grid
+from parhelion.images.masks import radius_grid
 
 SETTINGS = AbInitioSettings(diameter_angstrom=150.0, rounds=40)
 
@@ -76,9 +79,24 @@ def test_smoothing_heats_and_without_blurring_the_best_pose_alone_counts():
 
 def test_memory_is_planned_for_every_class_and_for_a_finer_grid():
     shared, thread = planned_bytes(1000, 64, 3.0, SETTINGS, 2**33)
+    assert planned_bytes(1000, 64, 3.0, replace(SETTINGS, symmetry="O"), 2**33)[0] > shared
     for more in (replace(SETTINGS, classes=4), replace(SETTINGS, angular_step_deg=7.5)):
         assert planned_bytes(1000, 64, 3.0, more, 2**33)[0] > shared
         assert planned_bytes(1000, 64, 3.0, more, 2**33)[1] > thread
+
+
+def test_an_inverted_map_has_the_other_deviation_from_its_spherical_average():
+    """A shell stays what it is; lobes on it become dents and back."""
+    generator = torch.Generator().manual_seed(1)
+    maps = torch.randn((2, 16, 16, 16), generator=generator)
+    mates = inverted(maps)
+    torch.testing.assert_close(inverted(mates), maps)
+    ring = torch.from_numpy(radius_grid((16, 16, 16))).round()
+    shell = torch.exp(-((ring - 5) ** 2))
+    torch.testing.assert_close(inverted(shell[None])[0], shell)
+    lobes = 0.2 * shell * torch.linspace(-1, 1, 17)[:16]
+    lobes -= inverted(lobes[None])[0] / 2 + lobes / 2
+    torch.testing.assert_close(inverted((shell + lobes)[None])[0], shell - lobes)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,9 @@ MASK_MARGIN_SHELLS = 2
 CHUNK = 64
 # Comparing starts, seeking axes, and what the allocator keeps between rounds (measured).
 COMPARISON_BYTES = 300_000_000
+# Maps of earlier rounds, as a share of the rounds, that wait for the choice among a start's beginnings: of a
+# random one and its mate, and of four with symmetry imposed (``ab_initio_courses``).
+PASSED = (0.6, 2.6)
 
 
 def planned_bytes(
@@ -34,6 +37,11 @@ def planned_bytes(
     sums = 12 * settings.classes * orientations(step) * points.count(last)
     cache = min(cache_bytes(available_bytes), 8 * len(points) * count)
     maps = (8 + settings.starts) * settings.classes * 4 * (2 * map_box(points.max_shell, box)) ** 3
+    maps += (
+        math.ceil(PASSED[settings.symmetry.upper() != "C1"] * settings.rounds)
+        * settings.classes
+        * (4 * map_box(points.max_shell, box) ** 3)
+    )
     shared = cache + 3 * sums + maps + 1500 * count + ENGINE_BYTES + COMPARISON_BYTES
     images = 5 * 4 * CHUNK * box**2
     return shared, 2 * sums + 5 * 4 * BLOCK + images
