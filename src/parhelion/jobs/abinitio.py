@@ -9,7 +9,9 @@ apart. All particles get their class and their best pose, from which a refinemen
 arbitrary, as images do not show it.
 
 Particles that 2D classes have cleared of junk, with 1.5 µm of underfocus or more, are easiest. Where a
-related structure is known, refine from it instead. Where a symmetry does not come out, look without one.
+related structure is known, refine from it instead. Where a symmetry does not come out, look without one, or
+run again with another --seed. More particles per round make maps less noisy, fewer let rounds differ more,
+which can lead out of a wrong map.
 """
 
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -49,7 +51,7 @@ class Params(JobParams):
         default_text="1, or one for each of --references",
     )
     starts: int = option(
-        3, help="starts, of which the best is taken", unit="starts", ge=1, le=50, group=SEARCH
+        3, help="starts, of which the best is taken", unit="starts", ge=1, le=1000, group=SEARCH
     )
     start_from: Literal["random", "previous"] = option(
         "random",
