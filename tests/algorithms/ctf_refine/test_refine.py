@@ -206,6 +206,19 @@ def test_a_small_optics_group_keeps_its_aberrations(odd_case: Case) -> None:
     assert [b.why for b in found.blocks if b.group == 1] == ["8 particles are too few"] * 2
 
 
+def test_a_small_micrograph_stays(odd_case: Case) -> None:
+    names = odd_case.start.extra["rlnMicrographName"].copy()
+    names[:2] = "lonely.mrc"
+    start = replace(odd_case.start, extra=Table({"rlnMicrographName": names}))
+    found, notices = odd_case.refine(
+        start=start, defocus="micrograph", astigmatism="micrograph", beam_tilt=False, trefoil=False
+    )
+    left = found.particles.views.defocus_u_angstrom - start.views.defocus_u_angstrom
+    assert np.all(left[:2] == 0)
+    assert np.all(left[2:] != 0)
+    assert any("1 of 9 micrographs have fewer than 3 usable particles" in notice for notice in notices)
+
+
 def test_without_spherical_aberration_a_beam_tilt_has_no_effect(odd_case: Case) -> None:
     start = replace(odd_case.start, optics=(replace(odd_case.start.optics[0], spherical_aberration_mm=0.0),))
     found, notices = odd_case.refine(start=start, defocus="no")

@@ -8,7 +8,7 @@ columns into products of real functions with the slice ``P``: ``a C' P b`` for a
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -35,8 +35,8 @@ class GroupModel:
 
     ``kx, ky (k,)`` float32 in shells are where slices are taken; ``chi``, ``phi (k,)`` float64 are the phases
     of Cs, even terms and amplitude contrast, and of odd terms; ``basis`` are the functions ``(k,)`` of each
-    column (None for those of a slice's slope); ``stretch`` their derivatives: how fast ``kx, ky`` in shells,
-    χ and φ change.
+    column (None for those of a slice's slope); ``coma`` what Cs does to φ through the beam tilt; ``stretch``
+    the derivatives of a slice's columns: how fast ``kx, ky`` in shells, χ and φ change.
     """
 
     wavelength_angstrom: float
@@ -46,6 +46,7 @@ class GroupModel:
     phi: Tensor
     defocus: Tensor
     basis: list[Tensor | None]
+    coma: Tensor
     stretch: list[tuple[Tensor, Tensor, Tensor, Tensor] | None]
 
 
@@ -105,6 +106,7 @@ def group_model(
         phi=phi,
         defocus=torch.stack([s2, (kx**2 - ky**2) / extent**2, 2 * kx * ky / extent**2]),
         basis=[None if b is None else b.float() for b in basis],
+        coma=_coma(group, mx / extent, my / extent, frequency).float(),
         stretch=[_stretched(column.name, group, mx, my, extent) for column in columns],
     )
 
@@ -115,16 +117,14 @@ def _phases(group: OpticsGroup, kx: Tensor, ky: Tensor) -> tuple[Tensor, Tensor]
     s2 = kx**2 + ky**2
     chi = -0.5 * math.pi * 1e7 * group.spherical_aberration_mm * wavelength**3 * s2**2
     chi = chi + math.asin(group.amplitude_contrast) - even_phase(kx, ky, group.even_zernike)
-    odd = OpticsGroup(
-        name=group.name,
-        pixel_size_angstrom=group.pixel_size_angstrom,
-        voltage_kv=group.voltage_kv,
-        spherical_aberration_mm=group.spherical_aberration_mm,
-        amplitude_contrast=group.amplitude_contrast,
-        beam_tilt_xy_mrad=group.beam_tilt_xy_mrad,
-        odd_zernike=group.odd_zernike,
-    )
-    return chi, antisymmetric_phase(kx, ky, odd)
+    return chi, antisymmetric_phase(kx, ky, replace(group, magnification=UNDISTORTED))
+
+
+def _coma(group: OpticsGroup, kx: Tensor, ky: Tensor, frequency: float) -> Tensor:
+    """Change of φ by as much spherical aberration as adds 1 radian to χ at ``frequency``."""
+    wavelength = electron_wavelength_angstrom(group.voltage_kv)
+    tilt = replace(group, spherical_aberration_mm=1.0, odd_zernike=(), magnification=UNDISTORTED)
+    return antisymmetric_phase(kx, ky, tilt) / (0.5 * math.pi * 1e7 * wavelength**3 * frequency**4)
 
 
 def _basis(name: str, kx: Tensor, ky: Tensor, mx: Tensor, my: Tensor, scale: float) -> Tensor | None:
@@ -264,4 +264,6 @@ def jacobian(
             out[:, at] = moved * (chunk.scale * chunk.sine) + even * chi + 1j * value * phi
         elif basis is not None:
             out[:, at] = even * basis if column.kind == "even" else 1j * value * basis
+            if column.name == "spherical_aberration":
+                out[:, at] += 1j * value * model.coma
     return out

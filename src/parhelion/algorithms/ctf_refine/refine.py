@@ -20,6 +20,7 @@ from parhelion.algorithms.ctf_refine.reference import References, prepare_refere
 from parhelion.algorithms.ctf_refine.search import search_defocus
 from parhelion.algorithms.ctf_refine.settings import (
     LEAST_OF_GROUP,
+    LEAST_OF_MICROGRAPH,
     NUISANCE,
     CtfRefineSettings,
     layout_of,
@@ -248,6 +249,12 @@ class _Refinement:
                     f"optics group {group.name} has no spherical aberration: a beam tilt has no effect and "
                     "stays as it is"
                 )
+        small = int((~start.large_micrographs(np.flatnonzero(self.work.used))).sum())
+        if small and start.layout.micrograph:
+            self.observer.notice(
+                f"{small} of {len(start.group_of_micrograph)} micrographs have fewer than "
+                f"{LEAST_OF_MICROGRAPH} usable particles: what is refined per micrograph stays as it is there"
+            )
         return frozen | (start.unit == 0), reasons
 
     def _stage(

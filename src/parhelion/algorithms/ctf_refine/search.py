@@ -58,7 +58,7 @@ def search_defocus(
     for rings in found:
         scores = _scores(rings, grid[None, :] - current[rings.rows, None])
         np.add.at(totals, work.start.micrograph[rings.rows], scores)
-    seen = np.unique(work.start.micrograph[work.used])
+    seen = np.flatnonzero(work.start.large_micrographs(np.flatnonzero(work.used)))
     column = at - work.start.layout.sizes[0]
     middle[seen, column] = _best(grid, totals[seen] - 0.5 * (grid / reach) ** 2)
     return Changes(particle=changes.particle, micrograph=middle, group=changes.group)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from parhelion.algorithms.ctf_refine.settings import LEAST_OF_MICROGRAPH
 from parhelion.algorithms.ctf_refine.state import Changes, Start
 
 FROZEN = 1e12
@@ -114,8 +113,9 @@ class _Levels:
         owner = start.group_of_micrograph
         stay, unit = self.stay[owner][:, self.local :], _safe(self.unit[owner][:, self.local :])
         at = np.arange(b)
-        h[:, at, at] += np.where(self._enough()[:, None], stay[:, :b], FROZEN)
+        h[:, at, at] += np.where(start.large_micrographs(self.rows)[:, None], stay[:, :b], FROZEN)
         g[:, :b] -= stay[:, :b] * changes.micrograph / unit[:, :b]
+        g[~start.large_micrographs(self.rows), :b] = 0.0
         inverse = np.linalg.inv(h[:, :b, :b])
         back = inverse @ h[:, :b, b:]
         top, side = np.zeros((groups, self.shared, self.shared)), np.zeros((groups, self.shared))
@@ -129,11 +129,6 @@ class _Levels:
         covariance[:, b:, :b] = np.swapaxes(covariance[:, :b, b:], 1, 2)
         covariance[:, :b, :b] = 0.5 * inverse + back @ spread[owner] @ np.swapaxes(back, 1, 2)
         return np.concatenate([middle, step[owner]], axis=1), covariance
-
-    def _enough(self) -> np.ndarray:
-        """Micrographs with enough particles for parameters of their own."""
-        sizes = np.bincount(self.start.micrograph[self.rows], minlength=len(self.start.group_of_micrograph))
-        return sizes >= LEAST_OF_MICROGRAPH
 
     def _groups(self, changes: Changes, g: np.ndarray, h: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         first = self.local + self.middle

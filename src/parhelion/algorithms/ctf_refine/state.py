@@ -5,7 +5,7 @@ from functools import cached_property
 
 import numpy as np
 
-from parhelion.algorithms.ctf_refine.settings import Column, Layout, units
+from parhelion.algorithms.ctf_refine.settings import LEAST_OF_MICROGRAPH, Column, Layout, units
 from parhelion.errors import MetadataError
 from parhelion.model.particles import OpticsGroup, ParticleSet
 from parhelion.optics.astigmatism import defoci, quadratic_form, seen_through
@@ -88,6 +88,11 @@ class Start:
         given = np.array([column.prior for column in self.layout.columns])
         radians = np.array([column.prior_radians for column in self.layout.columns])
         return np.where(radians, given * self.unit, given)
+
+    def large_micrographs(self, rows: np.ndarray) -> np.ndarray:
+        """Which micrographs ``(m,)`` have enough of the particles ``rows`` for parameters of their own."""
+        sizes = np.bincount(self.micrograph[rows], minlength=len(self.group_of_micrograph))
+        return np.asarray(sizes >= LEAST_OF_MICROGRAPH)
 
     def unchanged(self) -> Changes:
         """No change at all."""
