@@ -184,6 +184,29 @@ def test_a_finished_run_is_resumed_to_the_same_figures(run, truth, molecule, tmp
     assert again.figures == once.figures
 
 
+def test_options_go_together(run, truth) -> None:
+    found = run(
+        "refine_manual",
+        input=truth,
+        classes=2,
+        cycles=2,
+        percent=60.0,
+        blurring=True,
+        smoothing=0.5,
+        symmetry=("C1", "C2"),
+        signed_limit=25.0,
+        refine_parameters=("psi", "theta", "x"),
+        class_resolution=20.0,
+        focus_radius=25.0,
+        autocrop=True,
+        refine_defocus=True,
+        mass=60.0,
+        outside_weight=0.2,
+        **SIZE,
+    )
+    assert found.figures["cycles"] == 2 and len(found.outputs["maps"]) == 2
+
+
 def test_dry_run_plans_memory(run, truth, molecule) -> None:
     from parhelion.jobs import refine_manual
     from parhelion.registry import validate

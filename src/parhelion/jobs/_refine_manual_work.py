@@ -54,9 +54,7 @@ def refined(context: "Context", params: "ManualParams") -> Work:
         source = StackSource(particles, source.contrast)
     references = tuple(mrc.read_volume(path) for path in params.references or ())
     diameter = _diameter(params, references, context)
-    posed = particles.rotation is not None or params.class_particles or params.start_poses == "random"
-    mode = params.align or ("local" if posed else "global")
-    settings = manual_settings(params, diameter, mode, context.seed)
+    settings = manual_settings(params, diameter, mode_of(params, particles), context.seed)
     images = _images(params, settings, particles, source)
     with ExitStack() as exits:
         result = refine_manual(
@@ -84,6 +82,12 @@ def refined(context: "Context", params: "ManualParams") -> Work:
             f"{len(blank)} images have a blank edge and were left out; --no-exclude-edges keeps them"
         )
     return Work(given=particles, settings=settings, result=result, source=source)
+
+
+def mode_of(params: "ManualParams", particles: "ParticleSet") -> str:
+    """How particles are aligned: as asked for, else locally where they have poses."""
+    posed = particles.rotation is not None or params.class_particles or params.start_poses == "random"
+    return params.align or ("local" if posed else "global")
 
 
 def manual_settings(params: "ManualParams", diameter: float, mode: str, seed: int) -> "ManualSettings":

@@ -41,13 +41,15 @@ SECONDS_PER_SEARCH, SECONDS_PER_GRID = 2e-3, 5e-4
 def estimate(params: Params) -> Estimate:
     """What ``algorithms.manual`` plans for the table's particles."""
     from parhelion.algorithms.manual.problem import memory_plan
-    from parhelion.jobs._particles import size_of
-    from parhelion.jobs._refine_manual_work import DEFAULT_DIAMETER, manual_settings
+    from parhelion.io.particles import read_particles
+    from parhelion.jobs._particles import box_of
+    from parhelion.jobs._refine_manual_work import DEFAULT_DIAMETER, manual_settings, mode_of
     from parhelion.run.memory import available_bytes
 
-    count, box, pixel = size_of(params.input, params.pixel_size)
+    particles = read_particles(params.input, pixel_size_angstrom=params.pixel_size)
+    count, box, pixel = len(particles), box_of(particles), particles.optics[0].pixel_size_angstrom
     diameter = params.diameter or DEFAULT_DIAMETER * box * pixel
-    settings = manual_settings(params, diameter, params.align or "global", 0)
+    settings = manual_settings(params, diameter, mode_of(params, particles), 0)
     plan = memory_plan(count, box, pixel, settings, available_bytes())
     each = SECONDS_PER_EVALUATION
     if settings.mode == "global":
