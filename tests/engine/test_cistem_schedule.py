@@ -7,6 +7,7 @@ import pytest
 
 from parhelion.engine import cistem_schedule as rules
 from parhelion.engine.schedule import Outcome, Plan, Progress, ScheduleSettings, Stop
+from parhelion.engine.schedule import first_plan as gold_first_plan
 
 SETTINGS = ScheduleSettings(
     extent_angstrom=192.0,
@@ -93,3 +94,16 @@ def test_it_stops_after_a_last_round_with_all_particles() -> None:
     assert short[2].search  # some have no pose yet
     assert short[2].searched == 0
     assert "most allowed" in short[3].reason
+
+
+def test_scores_weigh_once_the_limit_is_fine() -> None:
+    coarse = rules.first_plan(SETTINGS)
+    fine = rules.first_plan(replace(SETTINGS, initial_resolution_angstrom=7.5))
+    assert (coarse.score_weight, fine.score_weight) == (0, 2)
+    asked = replace(SETTINGS, score_weight=1.5)
+    assert rules.first_plan(asked).score_weight == 1.5
+    assert (
+        rules.first_plan(replace(asked, score_weight=0.0, initial_resolution_angstrom=7.5)).score_weight == 0
+    )
+    assert gold_first_plan(replace(asked, scheme="gold")).score_weight == 1.5
+    assert gold_first_plan(replace(SETTINGS, scheme="gold")).score_weight == 0

@@ -12,10 +12,12 @@ from parhelion.engine.centre import moved_poses, offset_voxels, rolled
 from parhelion.engine.halves import crossing_shell
 from parhelion.engine.loop import run_round
 from parhelion.engine.points import FourierPoints
+from parhelion.engine.score_weights import score_of
 from parhelion.engine.search_view import cropped_box, search_view, without_low
 from parhelion.engine.solvent import Solvent
 from parhelion.engine.state import best_poses
 from parhelion.fourier.filters import lowpass
+from parhelion.fourier.shells import fsc
 from parhelion.geometry.rotations import align_poses
 from parhelion.geometry.symmetry import symmetry_group
 from parhelion.model.volume import Volume
@@ -197,6 +199,37 @@ def test_only_the_best_go_into_the_map(kit, noisy) -> None:
         assert len(np.unique(after.kept.particle.numpy())) == len(particles)
     assert sums[1][1] > sums[0][1]
     assert after.history[-1]["used_share"] == pytest.approx(0.6)
+
+
+def test_scores_are_correlations() -> None:
+    rng = np.random.default_rng(0)
+    signal, noise = rng.normal(size=4000), rng.normal(size=4000)
+    image = 0.6 * signal + noise
+    gain = (image**2).sum() - ((image - 0.6 * signal) ** 2).sum()
+    expected = 100 * np.corrcoef(image, signal)[0, 1]
+    assert score_of(np.array([gain]), np.array([(image**2).sum()]))[0] == pytest.approx(expected, rel=0.05)
+
+
+def test_fine_detail_of_particles_that_fit_badly_counts_less(kit, noisy) -> None:
+    """A third of the images has noise of twice the strength that nobody tells the program of."""
+    particles, images, molecule = noisy
+    rng = np.random.default_rng(3)
+    worse = rng.permutation(len(particles))[: len(particles) // 3]
+    data = images.data.copy()
+    data[worse] += 2 * rng.normal(size=data[worse].shape) * data.std()
+    loader = kit.loader_of(particles, kit.Images(data))
+    problem = kit.problem_of(loader)
+    map_ = lowpass(Volume(data=kit.on_scale_of(loader, molecule), pixel_size_angstrom=kit.PIXEL), 20.0).data
+    state = kit.state_of(problem, map_)
+    fine, flat = [], []
+    for weight in (0.0, 1e-6, 10.0):
+        after = run_round(problem, replace(state, plan=replace(state.plan, score_weight=weight)))
+        a, b = (u.numpy() for u in after.unfiltered)
+        fine.append(fsc(a + b, molecule)[6:9].mean())
+        flat.append(a)
+    # inserted at once, or after all scores are known: the same sums but for the order of adding
+    np.testing.assert_allclose(flat[0], flat[1], atol=2e-4 * flat[0].max())
+    assert fine[2] > fine[0]
 
 
 def test_one_map_for_both_halves(start) -> None:

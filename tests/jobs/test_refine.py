@@ -214,6 +214,7 @@ REACH = {
     "autocrop": ("autocrop", True),
     "percent": ("percent", 40.0),
     "best_percent": ("best_percent", 60.0),
+    "score_weight": ("score_weight", 2.0),
     "blurring": ("blurring", False),
     "smoothing": ("smoothing", 0.2),
     "outer_radius": ("outer_radius_angstrom", 36.0),

@@ -11,16 +11,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from parhelion.engine.score_weights import score_bfactor, without_defocus
 from parhelion.errors import InputError, MetadataError, ParameterError
 from parhelion.model.occupancy import occupancies
 from parhelion.model.particles import ParticleSet
 
+__all__ = [
+    "ParticleWeights",
+    "WeightSettings",
+    "particle_weights",
+    "score_bfactor",
+    "without_defocus",
+]
+
 SCORE, OCCUPANCY = "cisTEMScore", "cisTEMOccupancy"
 EXPOSURES = ("cisTEMPreExposure", "cisTEMTotalExposure")
-MOST_DEVIATIONS = 3.0
-"""Scores are clipped this many standard deviations from their mean: an outlier must not become the map."""
-MOST_ANGSTROM2 = 100.0
-"""Largest ``B``, for scores of another scale than FREALIGN's 0 to 100."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,26 +86,6 @@ def particle_weights(particles: ParticleSet, settings: WeightSettings) -> Partic
     return ParticleWeights(
         share=share, bfactor=bfactor, exposure=_exposure(particles) if settings.exposure else None
     )
-
-
-def without_defocus(scores: np.ndarray, defocus_angstrom: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Scores ``(n,)`` less the straight line that they follow over ``defocus_angstrom``; their mean stays."""
-    if weight.sum() <= 0:
-        return scores
-    centred = defocus_angstrom - np.average(defocus_angstrom, weights=weight)
-    spread = np.average(centred**2, weights=weight)
-    if spread < 1e-6:
-        return scores
-    slope = np.average(centred * scores, weights=weight) / spread
-    return np.asarray(scores - slope * centred)
-
-
-def score_bfactor(scores: np.ndarray, weight: np.ndarray, constant_angstrom2: float) -> np.ndarray:
-    """``B`` ``(n,)`` in Å² of every particle, positive where fine detail counts more than on average."""
-    mean = np.average(scores, weights=weight)
-    deviation = np.sqrt(np.average((scores - mean) ** 2, weights=weight))
-    clipped = np.clip(scores - mean, -MOST_DEVIATIONS * deviation, MOST_DEVIATIONS * deviation)
-    return np.asarray(np.clip(0.25 * constant_angstrom2 * clipped, -MOST_ANGSTROM2, MOST_ANGSTROM2))
 
 
 def _kept(scores: np.ndarray, weight: np.ndarray, threshold: float) -> np.ndarray:

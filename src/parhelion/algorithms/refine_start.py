@@ -47,8 +47,9 @@ class RefineSettings:
     a sphere between the two radii, images in the search by a circle of ``search_radius_angstrom``, cropped to
     it with ``autocrop``. With ``blurring`` poses enter the maps with their posteriors to the power
     ``smoothing``. ``percent`` of the particles take part in the first rounds, ``best_percent`` of those, the
-    ones that fit best, go into the maps. ``scheme`` "gold" keeps two references that never see each other;
-    "cistem" has one and a limit that stays behind its resolution (``engine.cistem_schedule``).
+    ones that fit best, go into the maps, with ``score_weight`` (Å²) weighted by their scores. The scheme
+    "gold" keeps two references that never see each other; "cistem" has one and a limit that stays behind its
+    resolution (``engine.cistem_schedule``).
     """
 
     symmetry: str = "C1"
@@ -74,6 +75,7 @@ class RefineSettings:
     smoothing: float = 1.0
     percent: float | None = None
     best_percent: float = 100.0
+    score_weight: float | None = None
     scheme: str = "gold"
 
     def __post_init__(self) -> None:
@@ -195,6 +197,7 @@ def make_problem(
         search=not settings.local,
         share=_first_share(settings, len(particles)),
         best=settings.best_percent / 100,
+        score_weight=settings.score_weight,
         scheme=settings.scheme,
     )
     solvent = Solvent.within(

@@ -18,6 +18,7 @@ REFINED_PER_USED = 3.0
 BETTER_ANGSTROM, STABLE_ANGSTROM = 0.1, 0.001
 FINEST_GRID_ANGSTROM = 8.0
 NO_SEARCH_ANGSTROM = 4.0
+USUAL_SCORE_WEIGHT = 2.0
 STABLE = "Resolution is stable – Auto refine is stopping"
 
 
@@ -96,4 +97,14 @@ def _plan(
     share = min(1.0, REFINED_PER_USED * used)
     order = grid_order(settings.extent_angstrom / limit, settings.diameter_angstrom / 2)
     plan = plan_of(settings, number, search, limit, settings.shift_angstrom, share)
-    return replace(plan, grid_order=order, best=min(settings.best, used / share), searched=searched)
+    best = min(settings.best, used / share)
+    return replace(
+        plan, grid_order=order, best=best, searched=searched, score_weight=_score_weight(settings, limit)
+    )
+
+
+def _score_weight(settings: ScheduleSettings, limit: float) -> float:
+    """As asked for; otherwise 2 Å² once the limit is finer than 8 Å."""
+    if settings.score_weight is not None:
+        return settings.score_weight
+    return USUAL_SCORE_WEIGHT if settings.extent_angstrom / limit < FINEST_GRID_ANGSTROM else 0.0

@@ -15,12 +15,14 @@ class PoseFit:
     """Of ``n`` particles (rows ``particle``): what their likeliest poses say; all float64 on the CPU.
 
     ``log_likelihood`` is that of the pose less that of an image of noise alone, on the Fourier points in
-    use. ``angle_deg`` is the root mean square angle of the posterior around the pose.
+    use, ``power`` that of the whitened image there. ``angle_deg`` is the root mean square angle of the
+    posterior around the pose.
     """
 
     particle: Tensor
     log_likelihood: Tensor
     angle_deg: Tensor
+    power: Tensor
 
 
 def pose_fit(batch: ParticleBatch, poses: Candidates) -> PoseFit:
@@ -45,6 +47,7 @@ def pose_fit(batch: ParticleBatch, poses: Candidates) -> PoseFit:
         log_likelihood=(power[particle] - poses.chi2[order[first]]).cpu(),
         # a pose that the data leave open has no narrower statement than "anywhere"
         angle_deg=torch.rad2deg(angle).nan_to_num(180.0).clamp_max(180.0).cpu(),
+        power=power[particle].cpu(),
     )
 
 

@@ -18,6 +18,7 @@ from parhelion.engine.problem import Problem
 from parhelion.engine.reference import Reference, make_reference
 from parhelion.engine.schedule import Plan
 from parhelion.engine.score import chunks, refined, searched
+from parhelion.engine.score_weights import score_bfactor, score_of, without_defocus
 from parhelion.engine.search_view import without_low
 from parhelion.engine.state import RefineState, best_poses
 from parhelion.engine.update import MapSums, Slices
@@ -130,7 +131,7 @@ def _score_chunk(problem: Problem, state: RefineState, compared: Compared, rows:
     poses = refined(limited, reference.volume, start, reference.settings, points)
     fit = pose_fit(limited, poses)
     inserted = insertion_poses(poses, problem.blurring, problem.smoothing)
-    at_once = state.plan.best >= 1
+    at_once = not state.plan.twice
     residuals = noise_sums(batch, inserted, reference.volume, points, len(reference.noise))
     return ChunkResult(
         # normal matrices of all candidates of all particles would be the largest table of a round
@@ -174,14 +175,18 @@ def _search(
     return replace(hits, particle=index.to(hits.particle.device)[hits.particle], shift=hits.shift / ratio)
 
 
-def insert_best(problem: Problem, state: RefineState, results: list[ChunkResult], half_sums: MapSums) -> None:
-    """Insert the share of a half's particles that fit best."""
+def insert_chosen(
+    problem: Problem, state: RefineState, results: list[ChunkResult], half_sums: MapSums
+) -> None:
+    """Insert the share of a half's particles that fit best, weighted by their scores where that is wanted."""
     loader, points = problem.loader, problem.loader.points
     particle = torch.cat([r.fit.particle for r in results])
     score = torch.cat([r.fit.log_likelihood for r in results])
     count = max(1, round(state.plan.best * len(score)))
     chosen = torch.zeros(len(loader.particles), dtype=torch.bool)
     chosen[particle[torch.argsort(score, descending=True, stable=True)[:count]]] = True
+    bfactor = _bfactors(problem, state.plan, results, chosen)
+    frequency = torch.from_numpy(points.radius / loader.extent_angstrom).to(loader.device)
     noise = noise_model.on_points(state.noise, points).to(loader.device)
 
     def slices(result: ChunkResult) -> list[Slices]:
@@ -190,13 +195,36 @@ def insert_best(problem: Problem, state: RefineState, results: list[ChunkResult]
         mine = result.inserted.take(chosen[result.inserted.particle])
         rows, number = mine.particle.unique(return_inverse=True)
         white = loader.batch(rows.numpy(), len(points)).whitened(noise)
+        envelope = torch.exp(bfactor[mine.particle].to(frequency)[:, None] * frequency**2).float()
         mine = replace(mine, particle=number).moved_to(white.data.device)
-        return insertion_slices(white, mine, points)
+        made = insertion_slices(white, mine, points)
+        if not state.plan.score_weight:
+            return made
+        return [(rotation, values * envelope, weights * envelope) for rotation, values, weights in made]
 
     for first in range(0, len(results), TOGETHER):
         problem.cancel.check()
         made = problem.executor.map(slices, results[first : first + TOGETHER])
         half_sums.add([s for part in made for s in part], points, problem.executor)
+
+
+def _bfactors(problem: Problem, plan: Plan, results: list[ChunkResult], chosen: Tensor) -> Tensor:
+    """B ``(n,)`` in Å² of every row of the table, from the scores of a half's ``chosen`` particles."""
+    bfactor = torch.zeros(len(chosen), dtype=torch.float64)
+    if not plan.score_weight:
+        return bfactor
+    fits = [r.fit for r in results]
+    particle = torch.cat([f.particle for f in fits])
+    power, gain = (
+        torch.cat([getattr(f, name) for f in fits]).numpy() for name in ("power", "log_likelihood")
+    )
+    views = problem.loader.particles.views
+    defocus = (views.defocus_u_angstrom + views.defocus_v_angstrom) / 2
+    mean = np.bincount(views.particle, defocus) / np.bincount(views.particle)
+    weight = chosen[particle].numpy().astype(np.float64)
+    score = without_defocus(score_of(gain, power), mean[particle.numpy()], weight)
+    bfactor[particle] = torch.from_numpy(score_bfactor(score, weight, plan.score_weight))
+    return bfactor
 
 
 def kept_of(kept: Candidates, rows: Tensor) -> Candidates:

@@ -11,7 +11,7 @@ from parhelion.engine.accumulate import NoiseSums
 from parhelion.engine.candidates import Candidates
 from parhelion.engine.centre import centred
 from parhelion.engine.fit import table_of_fits
-from parhelion.engine.halfset import ChunkResult, compared_with, insert_best, kept_of, scored
+from parhelion.engine.halfset import ChunkResult, compared_with, insert_chosen, kept_of, scored
 from parhelion.engine.halves import HalfMaps, solve_combined, solve_halves
 from parhelion.engine.loader import ParticleLoader
 from parhelion.engine.problem import Problem
@@ -40,8 +40,8 @@ def run_round(problem: Problem, state: RefineState) -> RefineState:
             mine += [replace(r, slices=[]) for r in results]
         for r in mine:
             noise = r.noise if noise is None else noise.plus(r.noise)
-        if plan.best < 1:
-            insert_best(problem, state, mine, half_sums)
+        if plan.twice:
+            insert_chosen(problem, state, mine, half_sums)
         poses += [r.poses for r in mine]
         fits += [r.fit for r in mine]
         sums.append(symmetrise(complete_mates(half_sums), problem.symmetry.operators, problem.executor))

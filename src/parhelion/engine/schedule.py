@@ -21,7 +21,8 @@ class ScheduleSettings:
 
     ``extent_angstrom`` is box times pixel size, ``shift_angstrom`` the radius of the first shift search.
     ``share`` of the particles take part in the first rounds, ``best`` of those, the ones that fit best, go
-    into the maps. ``scheme`` is "gold" or "cistem" (``cistem_schedule``).
+    into the maps; ``score_weight`` is Plan's, None where the scheme says it. ``scheme`` is
+    "gold" or "cistem" (``cistem_schedule``).
     """
 
     extent_angstrom: float
@@ -37,6 +38,7 @@ class ScheduleSettings:
     search: bool = True
     share: float = 1.0
     best: float = 1.0
+    score_weight: float | None = None
     scheme: str = "gold"
 
 
@@ -45,7 +47,8 @@ class Plan:
     """What one round does. Resolution limits are in shells, shifts in Å.
 
     ``share`` of the particles are looked at, ``best`` of these go into the maps; a round that searches does
-    so for ``searched`` of them, the others are refined from where they are.
+    so for ``searched`` of them, the others are refined from where they are. ``score_weight`` (Å²) makes fine
+    detail of particles that fit well count more (``score_weights``).
     """
 
     round: int
@@ -58,6 +61,12 @@ class Plan:
     share: float = 1.0
     best: float = 1.0
     searched: float = 1.0
+    score_weight: float = 0.0
+
+    @property
+    def twice(self) -> bool:
+        """Whether all scores must be known before the first particle goes into a map."""
+        return self.best < 1 or self.score_weight > 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,4 +161,5 @@ def plan_of(
         shift_step_angstrom=0.4 * settings.extent_angstrom / search_shell,
         share=share,
         best=settings.best,
+        score_weight=settings.score_weight or 0.0,
     )

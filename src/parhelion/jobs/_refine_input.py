@@ -40,6 +40,7 @@ def settings_of(params: "Params", seed: int) -> "RefineSettings":
         smoothing=params.smoothing,
         percent=params.percent,
         best_percent=params.best_percent,
+        score_weight=params.score_weight,
         scheme=params.scheme,
     )
 

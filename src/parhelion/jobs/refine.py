@@ -134,6 +134,15 @@ class Params(JobParams):
         le=100,
         group=MAPS,
     )
+    score_weight: float | None = option(
+        None,
+        help="score to weight constant: B = (score - average) x this x 0.25; 0 does not weight by scores",
+        unit="Å²",
+        ge=0,
+        le=10,
+        default_text="0; with --scheme cistem 2 once the limit is finer than 8 Å",
+        group=MAPS,
+    )
     blurring: bool = option(
         True, help="every pose goes into the maps with its likelihood; otherwise the best alone", group=MAPS
     )
