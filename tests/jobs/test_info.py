@@ -67,6 +67,13 @@ def test_tables_of_micrographs(run, tmp_path) -> None:
     assert found["ctf"] == "no"
 
 
+def test_any_other_table_tells_its_columns(run, tmp_path) -> None:
+    table = tmp_path / "fsc.star"
+    table.write_text("data_fsc\nloop_\n_rlnResolution #1\n_rlnSsnr #2\n0.1 1\n0.2 0.5\n", encoding="utf-8")
+    found = run("info", input=table, output=tmp_path / "info").figures
+    assert found == {"kind": "STAR table", "blocks": 1, "data_fsc": "2 rows: rlnResolution, rlnSsnr"}
+
+
 def test_what_is_nothing_is_refused(run, tmp_path) -> None:
     nothing = tmp_path / "nothing.star"
     nothing.write_text("hello\n", encoding="utf-8")

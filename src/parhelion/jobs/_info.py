@@ -24,8 +24,11 @@ def facts_of(path: Path) -> Facts:
         return package_facts(read_package(path))
     if path.suffix == ".npz":
         return sums_facts(read_header(path))
-    if path.suffix.lower() == ".star" and (listed := _micrographs(path)) is not None:
-        return micrograph_facts(listed)
+    if path.suffix.lower() == ".star":
+        if (listed := _micrographs(path)) is not None:
+            return micrograph_facts(listed)
+        if (other := _other_table(path)) is not None:
+            return other
     found = format_of(path)
     if found.kind == "particles":
         return particle_facts(read_particles(path, pixel_size_angstrom=None))
@@ -175,6 +178,23 @@ def _micrographs(path: Path) -> "Micrographs | None":
         return read_micrographs([path], pixel_size_angstrom=None, needs=())
     except InputError:
         return None
+
+
+def _other_table(path: Path) -> Facts | None:
+    """Blocks, rows and columns of a STAR file that lists no particles; None where it does, or is none."""
+    from parhelion.io.star import read_star
+
+    try:
+        blocks = read_star(path)
+    except FormatError:
+        return None
+    if any("rlnImageName" in t or "cisTEMPositionInStack" in t for t in blocks.values()):
+        return None
+    facts: Facts = {"kind": "STAR table", "blocks": len(blocks)}
+    for name, table in blocks.items():
+        columns = ", ".join(list(table)[:8]) + (" …" if len(table) > 8 else "")
+        facts[f"data_{name}"] = f"{table.rows} rows: {columns}"
+    return facts
 
 
 def table_of_particles(particles: "ParticleSet", most: int) -> tuple[list[str], list[list[object]]]:
