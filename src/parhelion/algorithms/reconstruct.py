@@ -172,20 +172,7 @@ def sum_particles(
     particles = prepare.with_noise_groups(particles)
     pixel, full = particles.optics[0].pixel_size_angstrom, source.box
     diameter = settings.diameter_angstrom or full * pixel
-    prepare.check_diameter(diameter, full, pixel)
-    box = cropped_to(full, pixel, diameter) if settings.crop else full
-    images = PreparedImages(source, box, exclude_edges=settings.exclude_edges)
-    shell = prepare.highest_shell(box, pixel, settings.resolution_limit_angstrom)
-    memory = memory_plan(len(particles), full, pixel, settings, available_bytes)
-    loader = ParticleLoader(
-        particles=particles,
-        source=images,
-        points=FourierPoints(box, shell),
-        diameter_angstrom=prepare.mask_diameter(diameter, box, pixel, EDGE_PIXELS),
-        scale_images=settings.normalise,
-        cache_bytes=0,
-        device=torch.device(device),
-    )
+    loader, images = _loader(particles, source, settings, diameter, device)
     noise = background_noise(loader, NOISE_SAMPLE, np.random.default_rng((settings.seed, 0)))
     work = Insertion(
         loader=loader,
@@ -193,7 +180,7 @@ def sum_particles(
         weights=weights,
         half=half,
         rows=rows,
-        chunk=memory.chunk,
+        chunk=memory_plan(len(particles), full, pixel, settings, available_bytes).chunk,
         padding=settings.padding,
         blurring=_blurring(reference, loader, noise, settings, diameter, observer),
         curvature=_curvature(settings, diameter),
@@ -218,6 +205,31 @@ def sum_particles(
         inserted=inserted,
         fingerprint=_fingerprint(particles, settings, half, weights.share, loader, (source, reference)),
     )
+
+
+def _loader(
+    particles: ParticleSet,
+    source: ParticleSource,
+    settings: ReconstructSettings,
+    diameter: float,
+    device: str,
+) -> tuple[ParticleLoader, PreparedImages]:
+    """Batches of the images, masked to the diameter, cropped and left out as the settings say."""
+    pixel, full = particles.optics[0].pixel_size_angstrom, source.box
+    prepare.check_diameter(diameter, full, pixel)
+    box = cropped_to(full, pixel, diameter) if settings.crop else full
+    images = PreparedImages(source, box, exclude_edges=settings.exclude_edges)
+    shell = prepare.highest_shell(box, pixel, settings.resolution_limit_angstrom)
+    loader = ParticleLoader(
+        particles=particles,
+        source=images,
+        points=FourierPoints(box, shell),
+        diameter_angstrom=prepare.mask_diameter(diameter, box, pixel, EDGE_PIXELS),
+        scale_images=settings.normalise,
+        cache_bytes=0,
+        device=torch.device(device),
+    )
+    return loader, images
 
 
 def memory_plan(
