@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from parhelion.algorithms.class_setup import set_up_classes
 from parhelion.algorithms.classify3d import ClassifySettings, classify3d, resolution_limit
 from parhelion.algorithms.simulate.particles import simulate_particles
 from parhelion.contracts import SerialExecutor, SilentObserver
-from parhelion.errors import MetadataError, ParameterError
+from parhelion.errors import InputError, MetadataError, ParameterError
+from parhelion.model.occupancy import occupancies
 from parhelion.model.particles import ParticleSet
 from parhelion.model.volume import Volume
 
@@ -41,9 +43,9 @@ def molecule(domain: bool) -> Volume:
     return Volume(data=data.astype(np.float32), pixel_size_angstrom=PIXEL)
 
 
-def mixed(snr: float) -> tuple[ParticleSet, Images, np.ndarray]:
-    """Two thirds with the domain, one third without, in random order, and which is which."""
-    shares = (2 * COUNT // 3, COUNT // 3)
+def mixed(snr: float, with_domain: float = 2 / 3) -> tuple[ParticleSet, Images, np.ndarray]:
+    """Two thirds with the domain, the others without, in random order, and which is which (0 is with)."""
+    shares = (round(with_domain * COUNT), COUNT - round(with_domain * COUNT))
     made = [
         simulate_particles(molecule(domain), count, snr=snr, shift_angstrom=4.0, seed=seed)
         for domain, count, seed in zip((True, False), shares, (1, 2))
@@ -76,7 +78,7 @@ def mixture() -> tuple[ParticleSet, Images, np.ndarray]:
     return mixed(0.05)
 
 
-def classified(mixture, **settings):
+def classified(mixture, observer=None, checkpoints=None, resume=False, references=None, **settings):
     particles, images, _ = mixture
     defaults = {"diameter_angstrom": 80.0, "classes": 2, "rounds": 14, "resolution_limit_angstrom": 10.0}
     return classify3d(
@@ -84,8 +86,11 @@ def classified(mixture, **settings):
         images,
         ClassifySettings(**{**defaults, **settings}),
         executor=SerialExecutor(),
-        observer=SilentObserver(),
+        observer=observer or SilentObserver(),
         cancel=Never(),
+        checkpoints=checkpoints,
+        resume=resume,
+        references=references,
     )
 
 
@@ -112,6 +117,83 @@ def test_a_focus_away_from_the_domain_does_not_tell_them_apart(mixture) -> None:
     assert accuracy(elsewhere, mixture[2]) < 0.75
 
 
+def test_a_focus_finds_a_domain_that_one_in_ten_have() -> None:
+    rare = mixed(0.1, with_domain=0.1)
+    found = classified(rare, focus=(24.0, 0.0, 0.0, 16.0))
+    label = rare[2]
+    small = found.particles.class_number == 2
+    assert found.classes[1].share == pytest.approx(0.1, abs=0.05)
+    assert (small[label == 0]).mean() > 0.75 and (small[label == 1]).mean() < 0.05
+    domain = [one.map.data[BOX // 2, BOX // 2, BOX // 2 + 6] for one in found.classes]
+    assert domain[1] > 2 * domain[0]
+
+
+def test_random_parts_come_apart_too(mixture) -> None:
+    assert accuracy(classified(mixture, start="random"), mixture[2]) > 0.85
+
+
+def test_occupancies_add_up_and_decide_the_class(mixture) -> None:
+    found = classified(mixture, rounds=4)
+    percent = occupancies(found.particles)
+    np.testing.assert_allclose(percent.sum(1), 100.0)
+    np.testing.assert_array_equal(found.particles.class_number, percent.argmax(1) + 1)
+    np.testing.assert_allclose(
+        percent.max(1) / 100, found.particles.extra["rlnMaxValueProbDistribution"], atol=1e-6
+    )
+
+
+def test_classes_start_from_given_maps(mixture) -> None:
+    maps = [replace(m, data=7.0 * m.data) for m in (molecule(True), molecule(False))]
+    found = classified(mixture, references=maps, rounds=4)
+    assert accuracy(found, mixture[2]) > 0.9
+    with pytest.raises(ParameterError, match="one for each"):
+        classified(mixture, references=maps, classes=3)
+    with pytest.raises(InputError, match="resample"):
+        classified(mixture, references=[replace(m, pixel_size_angstrom=3.0) for m in maps])
+    with pytest.raises(InputError, match="reference 1 is constant"):
+        classified(mixture, references=[replace(m, data=0 * m.data) for m in maps])
+
+
+def test_classes_of_the_input_are_carried_over(mixture) -> None:
+    particles, images, label = mixture
+    wrong = np.random.default_rng(8).random(COUNT) < 0.2
+    number = np.where(wrong, 1 - label, label) + 1
+    carried = replace(particles, class_number=number)
+    found = classified((carried, images, label), start="input", rounds=4)
+    assert accuracy(found, label) > 0.9
+    merged = set_up_classes(found.particles, "1+2,new", seed=2)
+    assert len(classified((merged, images, label), start="input", rounds=4).classes) == 2
+    with pytest.raises(ParameterError, match="carry 2 classes and 3 are asked for"):
+        classified((carried, images, label), start="input", classes=3)
+    with pytest.raises(ParameterError, match="no particle"):
+        empty = replace(particles, class_number=np.full(COUNT, 2))
+        classified((empty, images, label), start="input")
+
+
+class Interrupts(SilentObserver):
+    """Stops the run after so many rounds, as a kill would."""
+
+    def __init__(self, rounds: int) -> None:
+        self.left = rounds
+
+    def record(self, table: str, **values: float | int | str) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+
+
+def test_a_killed_run_goes_on_to_the_same_result(mixture, tmp_path) -> None:
+    whole = classified(mixture, rounds=4)
+    with pytest.raises(KeyboardInterrupt):
+        classified(mixture, rounds=4, observer=Interrupts(3), checkpoints=tmp_path)
+    resumed = classified(mixture, rounds=4, checkpoints=tmp_path, resume=True)
+    assert len(resumed.history) == len(whole.history)
+    np.testing.assert_array_equal(resumed.particles.class_number, whole.particles.class_number)
+    np.testing.assert_allclose(resumed.classes[0].map.data, whole.classes[0].map.data, atol=1e-6)
+    with pytest.raises(ParameterError, match="other parameters"):
+        classified(mixture, rounds=5, checkpoints=tmp_path, resume=True)
+
+
 def test_poses_that_are_off_are_refined_on_request() -> None:
     particles, images, label = mixed(0.4)
     off = Rotation.from_rotvec(np.random.default_rng(4).normal(0, np.radians(5), (COUNT, 3))).as_matrix()
@@ -135,6 +217,10 @@ def test_what_makes_no_sense_is_refused(mixture) -> None:
         ClassifySettings(diameter_angstrom=80.0, classes=1)
     with pytest.raises(ParameterError, match="one for all or one for each"):
         ClassifySettings(diameter_angstrom=80.0, classes=3, symmetry=("C1", "D2"))
+    with pytest.raises(ParameterError, match="different symmetry"):
+        ClassifySettings(diameter_angstrom=80.0, classes=2, symmetry=("C1", "D2"), start="split")
+    with pytest.raises(ParameterError, match="none of split, random, input"):
+        ClassifySettings(diameter_angstrom=80.0, start="guess")
     with pytest.raises(ParameterError, match="outside the box"):
         classified(mixture, focus=(200.0, 0.0, 0.0, 10.0))
     particles, images, label = mixture
