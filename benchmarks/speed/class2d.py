@@ -4,10 +4,10 @@
         [--keep FOLDER]
 
 All particles into 50 classes in 25 cycles, as ``parhelion class2d`` does it, without imports, compilation
-and report. RELION (``relion_refine``, single process, as many classes) runs N of its 25 iterations on the same
-particles; its time for 25 is the mean of one times 25. Without N only ours is measured. ``--particles`` takes
-the first of them for a slice in which both programs finish soon. ``--keep`` leaves RELION's files there for
-``quality/class2d.py``.
+and report. RELION (``relion_refine``, single process, as many classes) runs N of its 25 iterations on the
+same particles; its time for 25 is the mean of one times 25. Without N only ours is measured. ``--particles``
+takes the first of them for a slice in which both programs finish soon. ``--keep`` leaves RELION's files there
+for ``quality/class2d.py``.
 """
 
 import sys

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from parhelion.algorithms import first_run
+from parhelion.algorithms.class2d import selection
 from parhelion.algorithms.map_alignment import align_maps
 from parhelion.algorithms.simulate.density import density_from_model
 from parhelion.errors import InputError, ParameterError
@@ -149,6 +151,23 @@ def test_particles_of_good_classes_are_kept_and_centred(run, with_junk) -> None:
     truth = read_particles(made["truth"])
     error = kept.shift_xyz_angstrom[:, :2] - truth.shift_xyz_angstrom[kept.views.image_index, :2]
     assert np.median(np.hypot(*error.T)) < 8
+
+
+def test_picked_particles_are_cut_again_at_their_centres(run, monkeypatch) -> None:
+    monkeypatch.setattr(first_run, "FEWEST_FOR_CLASSES", 20)
+    monkeypatch.setattr(selection, "score_threshold", lambda *_: 0.0)
+    sizes = {"count": 2, "size": 360, "frames": 4, "dose_per_frame": 9, "particles_per_movie": 24}
+    scale = {"pixel_size": 4, "final_pixel_size": 5, "diameter": 150}
+    found = run("demo", **sizes, **scale, starts=1, rounds=2, max_rounds=1)
+    folder = found.folder / "02_spa"
+    assert {"04_extract", "05_class2d", "06_extract", "07_abinitio"} <= {p.name for p in folder.glob("0*")}
+    kept = read_particles(folder / "05_class2d" / "selected.star")
+    again = read_particles(folder / "06_extract" / "particles.star")
+    assert np.abs(kept.shift_xyz_angstrom[:, :2]).max() > 4
+    assert np.abs(again.shift_xyz_angstrom[:, :2]).max() < 4  # half a pixel of the micrographs each way
+    assert not (folder / "recentred").exists()
+    final = read_particles(folder / "particles.star")
+    assert final.views.image_path[0].parent == folder.resolve() / "06_extract" / "particles"
 
 
 def test_without_classes_all_particles_are_used(run, with_junk) -> None:

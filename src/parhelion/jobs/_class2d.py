@@ -111,6 +111,7 @@ def class_tables(
                 "parhelionMembers": members,
                 "parhelionDetail": quality.detail.round(DECIMALS),
                 "parhelionCentring": quality.centring.round(DECIMALS),
+                "parhelionExplained": quality.explained.round(DECIMALS),
                 "parhelionMeanProbability": probability.round(DECIMALS),
                 "parhelionSelected": good.astype(np.int64),
             }
@@ -170,7 +171,8 @@ def show(
             section.gallery(found.averages[rows], [labels[i] for i in rows])
     report.text(
         "The score is the mean correlation of two half averages in rings from 30 to 10 Å, "
-        "times a factor for centring; the resolution is where signal falls to noise."
+        "times a factor for centring and the share of particles that are explained better than by noise; the "
+        "resolution is where signal falls to noise."
     )
     frequency = np.arange(1, found.frc.shape[1]) / found.extent_angstrom
     largest = range(min(SHOWN_CURVES, len(members)))

@@ -8,7 +8,8 @@ average and gives its resolution and score; particles of classes with a good sco
 
 The score (0 to 1) is the mean correlation between the two half averages, ring by ring from 30 Å (a
 quarter of the diameter where that is finer) to 10 Å, times a factor that falls from 1 to 0 as the
-average lies off its centre by up to a quarter of the diameter. Views of a molecule share such detail,
+average lies off its centre by up to a quarter of the diameter, times the share of its particles that the
+averages explain better than noise alone. Views of a molecule share such detail,
 ice and carbon do not. Classes from 0.2 on are good; where images are so noisy or few that even the best
 classes (a quarter of the particles) score below 0.6, a third of what these reach is enough.
 """
@@ -227,7 +228,12 @@ def run(context: "Context", params: Params) -> Result:
 
     from parhelion.algorithms.class2d.classify import classify
     from parhelion.algorithms.class2d.memory import cache_bytes
-    from parhelion.algorithms.class2d.selection import class_quality, good_classes, score_threshold
+    from parhelion.algorithms.class2d.selection import (
+        class_quality,
+        explained_share,
+        good_classes,
+        score_threshold,
+    )
     from parhelion.jobs import _class2d
     from parhelion.jobs._particles import first_images, read_with_images
     from parhelion.run.memory import available_bytes
@@ -260,7 +266,12 @@ def run(context: "Context", params: Params) -> Result:
         partial_sums=context.path("sums") if params.partial_sums else None,
     )
     quality = class_quality(
-        found.averages, found.frc, found.extent_angstrom, params.diameter, settings.final_resolution_angstrom
+        found.averages,
+        found.frc,
+        found.extent_angstrom,
+        params.diameter,
+        settings.final_resolution_angstrom,
+        explained_share(found.category, found.evidence, len(found.averages)),
     )
     members = np.bincount(found.category, minlength=len(found.averages))
     threshold = params.select_score

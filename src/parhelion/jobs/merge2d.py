@@ -71,7 +71,12 @@ def run(context: "Context", params: Params) -> Result:
     import numpy as np
 
     from parhelion.algorithms.class2d import partial
-    from parhelion.algorithms.class2d.selection import class_quality, good_classes, score_threshold
+    from parhelion.algorithms.class2d.selection import (
+        class_quality,
+        explained_share,
+        good_classes,
+        score_threshold,
+    )
     from parhelion.jobs import _class2d
 
     parts = [partial.load(path) for path in params.input]
@@ -88,6 +93,7 @@ def run(context: "Context", params: Params) -> Result:
         found.extent_angstrom,
         settings.diameter_angstrom,
         settings.final_resolution_angstrom,
+        explained_share(found.category, found.evidence, len(found.averages)),
     )
     members = np.bincount(found.category, minlength=len(found.averages))
     threshold = params.select_score

@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
-from parhelion.algorithms.class2d.selection import class_quality, good_classes, score_threshold
+from parhelion.algorithms.class2d.selection import (
+    class_quality,
+    explained_share,
+    good_classes,
+    score_threshold,
+)
 from parhelion.errors import ParameterError
 
 EXTENT, DIAMETER, SHELLS = 240.0, 160.0, 30
@@ -50,6 +55,16 @@ def test_resolution_is_where_signal_falls_to_noise() -> None:
     assert EXTENT / 13 < found.resolution_angstrom[0] < EXTENT / 12
     assert found.resolution_angstrom[1] == pytest.approx(EXTENT / 29)
     assert found.resolution_angstrom[2] == EXTENT
+
+
+def test_a_class_of_noise_is_explained_by_noise() -> None:
+    category, evidence = np.array([0, 0, 0, 0, 1, 1]), np.array([5.0, 3.0, 9.0, -1.0, -4.0, -2.0])
+    share = explained_share(category, evidence, 3)
+    np.testing.assert_allclose(share, [0.75, 0, 0])
+    averages = np.stack([spot()] * 3)
+    found = class_quality(averages, np.array([curve(0.6, 8, 24)] * 3), EXTENT, DIAMETER, 8.0, share)
+    np.testing.assert_allclose(found.score, found.detail * found.centring * share)
+    assert found.score[0] > 0.4 > found.score[1] == 0
 
 
 def test_noisy_images_lower_the_threshold() -> None:

@@ -1,6 +1,6 @@
 """Which classes show a molecule: a score per class, and the choice by it.
 
-The score is made of two factors, both between 0 and 1:
+The score is made of three factors, all between 0 and 1:
 
 - **detail**: the mean correlation of the averages of two halves of the class's particles, ring by ring from
   30 Å (a quarter of the diameter where that is finer) to 10 Å, nothing finer than what was classified by.
@@ -8,6 +8,9 @@ The score is made of two factors, both between 0 and 1:
   particles a class has, the better its halves agree, so that size counts too.
 - **centring**: 1 where the average's centre of mass is the box's centre, falling to 0 at a quarter of the
   diameter.
+- **explained**: the share of its particles with positive evidence, those that the averages explain better
+  than noise alone, all classes and poses counted. Noise aligned to an average agrees with it, and so do its
+  halves; it has no evidence.
 """
 
 from dataclasses import dataclass
@@ -42,6 +45,7 @@ class ClassQuality:
     score: np.ndarray
     detail: np.ndarray
     centring: np.ndarray
+    explained: np.ndarray
     resolution_angstrom: np.ndarray
 
 
@@ -51,10 +55,12 @@ def class_quality(
     extent_angstrom: float,
     diameter_angstrom: float,
     finest_angstrom: float,
+    explained: np.ndarray | None = None,
 ) -> ClassQuality:
     """Quality of ``averages`` ``(c, box, box)`` with the correlation of their halves ``frc`` ``(c, s)``.
 
-    ``extent_angstrom`` is the box's edge, ``finest_angstrom`` the resolution limit of the last cycles.
+    ``extent_angstrom`` is the box's edge, ``finest_angstrom`` the resolution limit of the last cycles,
+    ``explained`` ``(c,)`` that of ``explained_share``, all where it is None.
     """
     shells = np.arange(frc.shape[1])
     last = min(extent_angstrom / finest_angstrom, shells[-1])
@@ -65,12 +71,20 @@ def class_quality(
     pixel = extent_angstrom / averages.shape[-1]
     off = np.hypot(*centres_of(torch.from_numpy(averages)).T) * pixel / (FARTHEST * diameter_angstrom)
     centring = np.clip(1 - off**2, 0, 1)
+    share = np.ones(len(frc)) if explained is None else explained
     return ClassQuality(
-        score=detail * centring,
+        score=detail * centring * share,
         detail=detail,
         centring=centring,
+        explained=share,
         resolution_angstrom=_resolutions(frc, extent_angstrom, last),
     )
+
+
+def explained_share(category: np.ndarray, evidence: np.ndarray, classes: int) -> np.ndarray:
+    """Per class the share of its particles (``category``, ``evidence`` ``(n,)``) with positive evidence."""
+    members = np.bincount(category, minlength=classes)
+    return np.bincount(category, evidence > 0, minlength=classes) / np.maximum(members, 1)
 
 
 def _resolutions(frc: np.ndarray, extent_angstrom: float, last: float) -> np.ndarray:
