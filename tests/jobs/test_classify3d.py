@@ -32,6 +32,25 @@ def test_everything_is_written(run, truth) -> None:
     assert "Halves of each class" in report and "Class 2" in report
 
 
+def test_classes_start_from_maps_or_from_the_input(run, truth, molecule, tmp_path) -> None:
+    given = {"diameter": 90.0, "rounds": 4}
+    found = run("classify3d", input=truth, references=(molecule, molecule), **given)
+    assert len(found.outputs["maps"]) == 2
+    carried = found.outputs["particles"]
+    percent = [name for name in read_star(carried)["particles"] if "Occupancy" in name]
+    assert percent == ["parhelionOccupancy1", "parhelionOccupancy2"]
+    again = run("classify3d", input=carried, start="input", output=tmp_path / "again", **given)
+    assert len(again.outputs["maps"]) == 2
+    with pytest.raises(ParameterError, match="carries one class"):
+        run("classify3d", input=truth, start="input", output=tmp_path / "one", **given)
+    with pytest.raises(ParameterError, match="carries 2 classes and --classes says 4"):
+        run("classify3d", input=carried, start="input", classes=4, output=tmp_path / "four", **given)
+    with pytest.raises(ParameterError, match="names 2 maps and --classes says 3"):
+        run("classify3d", input=truth, references=(molecule, molecule), classes=3, **given)
+    with pytest.raises(ParameterError, match="--start says otherwise"):
+        run("classify3d", input=truth, references=(molecule, molecule), start="random", **given)
+
+
 def test_each_class_may_have_its_symmetry(run, truth) -> None:
     found = run(
         "classify3d", input=truth, classes=2, diameter=90.0, rounds=4, symmetry=("C1", "C2"), align="local"
@@ -42,6 +61,8 @@ def test_each_class_may_have_its_symmetry(run, truth) -> None:
 def test_options_that_make_no_sense_are_refused(run, truth, molecule) -> None:
     with pytest.raises(ParameterError, match="one for all, or one for each"):
         run("classify3d", input=truth, classes=3, diameter=90.0, symmetry=("C1", "C2"))
+    with pytest.raises(ParameterError, match="--start split makes classes of one symmetry"):
+        run("classify3d", input=truth, classes=2, diameter=90.0, symmetry=("C1", "C2"), start="split")
     with pytest.raises(ParameterError, match="--focus-centre needs --focus-radius"):
         run("classify3d", input=truth, diameter=90.0, focus_centre=(0.0, 0.0, 10.0))
     with pytest.raises(InputError, match="X9"):

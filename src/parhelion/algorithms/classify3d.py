@@ -48,8 +48,8 @@ from parhelion.model.volume import Volume
 
 ALIGNMENTS = ("none", "local", "global")
 STARTS = ("split", "random", "input")
-BETWEEN, BETWEEN_SEARCHES = 4, 6
-"""Rounds between two splits, and with a search everywhere."""
+BETWEEN = 4
+"""Rounds between two splits."""
 SEARCHED_FIRST, SEARCHED_EVERY = 4, 3
 """With all classes there, the first rounds search everywhere, later every third."""
 FEWEST_ROUNDS = 3
@@ -215,12 +215,12 @@ def classify3d(
             reason = f"{100 * history[-1]['changed_share']:.1f} % of the particles changed class"
             break
         rounds_now = _rounds_with(history, len(state.share))
-        now = replace(problem, symmetries=problem.symmetries[: len(state.share)])
-        if len(state.share) < problem.classes and rounds_now >= _between(settings, len(state.share)):
+        now = _with_classes(problem, len(state.share))
+        if len(state.share) < problem.classes and rounds_now >= _between(len(state.share)):
             rng = np.random.default_rng((settings.seed, 1, len(history)))
-            now, state = split(now, state, problem.classes, limit, settings.diameter_angstrom, rng)
+            _, state = split(now, state, problem.classes, limit, settings.diameter_angstrom, rng)
             observer.notice(f"{len(state.share)} classes from round {len(history) + 1}")
-            rounds_now = 0
+            now, rounds_now = _with_classes(problem, len(state.share)), 0
         plan = _plan(now, settings, len(history), limit, rounds_now)
         before = state
         annealed = settings.begins == "random" and references is None
@@ -272,11 +272,20 @@ def _rounds_with(history: list[dict[str, float | int]], classes: int) -> int:
     return sum(row["classes"] == classes for row in history)
 
 
-def _between(settings: ClassifySettings, classes: int) -> int:
+def _between(classes: int) -> int:
     """Rounds before the next split: one class needs no more than its noise."""
-    if classes == 1:
-        return 1
-    return BETWEEN_SEARCHES if settings.align == "global" else BETWEEN
+    return 1 if classes == 1 else BETWEEN
+
+
+def _with_classes(problem: ClassProblem, classes: int) -> ClassProblem:
+    """The problem while there are so many classes.
+
+    Classes are split at the poses that the particles came with, which agree with each other; a search gives
+    the particles of another molecule poses that agree with nothing yet, and what these differ by looks like
+    more structures than there are.
+    """
+    early = problem.align == "global" and classes < problem.classes
+    return replace(problem, symmetries=problem.symmetries[:classes], align="none" if early else problem.align)
 
 
 def _settled(
@@ -355,7 +364,7 @@ def _plan(
     searched = min(SEARCH_CYCLES * extent / settings.diameter_angstrom, shell)
     return Plan(
         round=number,
-        search=settings.align == "global" and _searches(problem, settings, since),
+        search=problem.align == "global" and _searches(settings, since),
         grid_order=2,
         search_shell=searched,
         refine_shell=shell,
@@ -364,8 +373,8 @@ def _plan(
     )
 
 
-def _searches(problem: ClassProblem, settings: ClassifySettings, since: int) -> bool:
-    if settings.begins == "random" or problem.classes < settings.classes or since < SEARCHED_FIRST:
+def _searches(settings: ClassifySettings, since: int) -> bool:
+    if settings.begins == "random" or since < SEARCHED_FIRST:
         return True
     return since % SEARCHED_EVERY == 0
 
