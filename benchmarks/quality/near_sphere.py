@@ -3,8 +3,8 @@
     python benchmarks/quality/near_sphere.py --map reference.mrc --radius 60 --box 44 -o ball.mrc
     parhelion simulate particles --model ball.mrc --count 1000 --snr 0.2 -o ball
 
-The map (such as that of the ribosome by ``parhelion simulate particles``) is cut about its centre of mass, with
-a soft edge a quarter as wide as the ball's radius, so that nothing but its inside tells views apart.
+The map (such as that of the ribosome by ``parhelion simulate particles``) is cut about its centre of mass,
+with a soft edge a quarter as wide as the radius, so that nothing but its inside tells views apart.
 """
 
 import argparse
