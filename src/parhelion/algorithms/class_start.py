@@ -188,7 +188,8 @@ def split_gain(
     """What two structures explain better than one in a class, in nats, along components of the other half.
 
     Components fit the noise of the particles they were found from, those of a small class most: each half of
-    the particles is therefore judged along those of the other.
+    the particles is therefore judged along those of the other. The gain counts with the share of the class:
+    a small class of another molecule, whose poses agree with nothing yet, gains from any split.
     """
     poses = _sampled(_members(state, number), rng)
     half = torch.from_numpy(state.half)[poses.particle]
@@ -197,7 +198,8 @@ def split_gain(
         return -np.inf
     images = [centred_images(problem.loader, state.noise, part, shell) for part in parts]
     found = [_components(problem, state, number, one, rng) for one in images]
-    return sum(two_of(told_of(found[1 - h], images[h]), images[h].weight, rng)[1] for h in (0, 1))
+    gains = [two_of(told_of(found[1 - h], images[h]), images[h].weight, rng)[1] for h in (0, 1)]
+    return float(state.share[number]) * sum(gains)
 
 
 def _members(state: ClassState, number: int) -> Candidates:
