@@ -31,6 +31,7 @@ from parhelion.algorithms.simulate.density import density_from_model
 from parhelion.algorithms.simulate.particles import simulate_particles
 from parhelion.contracts import SilentObserver
 from parhelion.geometry.symmetry import symmetry_group
+from parhelion.model.particles import ParticleSet
 from parhelion.run.cancel import CancelFlag
 from parhelion.run.executor import ThreadExecutor
 
@@ -60,7 +61,7 @@ def edges(count: int, contrast: float, rng: np.random.Generator) -> np.ndarray:
     return contrast * np.tanh(across / EDGE_PX)
 
 
-def made(data: Path, count: int, snr: float, seed: int) -> tuple[object, Images, np.ndarray]:
+def made(data: Path, count: int, snr: float, seed: int) -> tuple[ParticleSet, Images, np.ndarray]:
     """Particles without poses, their images, and which kind each is (number in KINDS)."""
     rng = np.random.default_rng(seed)
     junk = count // 9
