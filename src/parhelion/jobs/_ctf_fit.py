@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from parhelion.errors import FormatError, MetadataError
 from parhelion.jobs._ctf_files import Heading, write_curves, write_picture, write_png, write_values
+from parhelion.jobs._references import References
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,10 +45,7 @@ class Plan:
     frames_to_average: int
     plane: bool
     powers: bool
-    gain_rotation: int
-    gain_flip: int
-    dark: Path | None
-    defects: Path | None
+    references: References
     magnification: tuple[float, float, float] | None
     pictures: bool
 
@@ -123,9 +121,6 @@ def _spectrum(context: "Context", source: Source, plan: Plan) -> "tuple[np.ndarr
 def _frames(context: "Context", source: Source, plan: Plan) -> "tuple[FrameSource, float]":
     """The corrected frames of a movie and their pixel size."""
     from parhelion.algorithms.motion.frames import CorrectedFrames
-    from parhelion.io.defects import read_defects
-    from parhelion.io.eer import EerMovie
-    from parhelion.io.gain import read_dark, read_gain
     from parhelion.io.movies import open_movie
 
     movie = open_movie(source.path)
@@ -133,16 +128,7 @@ def _frames(context: "Context", source: Source, plan: Plan) -> "tuple[FrameSourc
     if pixel is None:
         raise MetadataError(f"{source.path} does not say its pixel size; give it with --pixel-size")
     notes: list[str] = []
-    turned = {"rotation": plan.gain_rotation, "flip": plan.gain_flip}
-    gain = dark = defects = None
-    if source.gain is not None:
-        eer = isinstance(movie, EerMovie)
-        gain = read_gain(source.gain, notes, shape=movie.shape, eer_movie=eer, **turned)
-    if plan.dark is not None:
-        dark = read_dark(plan.dark, shape=movie.shape, **turned)
-    if plan.defects is not None:
-        top = movie.rows_from_top
-        defects = read_defects(plan.defects, movie.shape, rows_from_top=top, notes=notes, **turned)
+    gain, dark, defects = plan.references.read(movie, source.gain, notes)
     for note in notes:
         context.notice(note)
     frames = CorrectedFrames(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from parhelion.errors import InputError, MetadataError
 from parhelion.jobs._micrographs import read
+from parhelion.jobs._references import References
 from parhelion.registry import Estimate
 
 if TYPE_CHECKING:
@@ -128,7 +129,13 @@ class MovieWork:
         self.movies = read_movies(context, params)
         self.names = self.movies.name
         self.stems = stems(self.names)
-        self._references: dict[tuple[str, Path, tuple[int, int]], np.ndarray] = {}
+        self.references = References(
+            dark=params.dark,
+            defects=params.defects,
+            rotation=TURNS[params.gain_rotation],
+            flip=FLIPS[params.gain_flip],
+        )
+        self._checked()
 
     def __call__(self, i: int) -> dict[str, Any]:
         """Align and sum movie ``i``, write its files, and say what was found."""
@@ -171,36 +178,35 @@ class MovieWork:
             return self.params.gain
         return self.movies.gain[i] if self.movies.gain is not None else None
 
-    def _reference(self, kind: str, path: Path | None, movie: "MovieFile") -> "np.ndarray | None":
-        """Gain, dark reference or defects for this movie, read once for each size of frames."""
-        from parhelion.io.defects import read_defects
-        from parhelion.io.eer import EerMovie
-        from parhelion.io.gain import read_dark, read_gain
+    def _checked(self) -> None:
+        """Raise what is wrong with the references that the options name, before the first movie.
 
-        if path is None:
-            return None
-        key = (kind, path, movie.shape)
-        if key not in self._references:
-            turns, flip = TURNS[self.params.gain_rotation], FLIPS[self.params.gain_flip]
-            notes: list[str] = []
-            if kind == "gain":
-                eer = isinstance(movie, EerMovie)
-                found = read_gain(path, notes, rotation=turns, flip=flip, shape=movie.shape, eer_movie=eer)
-            elif kind == "dark":
-                found = read_dark(path, rotation=turns, flip=flip, shape=movie.shape)
-            else:
-                found = read_defects(
-                    path,
-                    movie.shape,
-                    rows_from_top=movie.rows_from_top,
-                    rotation=turns,
-                    flip=flip,
-                    notes=notes,
-                )
-            for note in notes:
-                self.context.notice(note)
-            self._references[key] = found
-        return self._references[key]
+        Of the first movies one must fit; any other is told when its turn comes.
+        """
+        params, problem = self.params, None
+        if params.gain is None and params.dark is None and params.defects is None:
+            return
+        for path in self.movies.path[:LOOKED_AT]:
+            try:
+                movie = open_source(path, params)
+            except InputError:
+                continue
+            try:
+                self._read_references(movie, params.gain)
+                return
+            except InputError as error:
+                problem = problem or error
+        if problem is not None:
+            raise problem
+
+    def _read_references(
+        self, movie: "MovieFile", gain: Path | None
+    ) -> "tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]":
+        notes: list[str] = []
+        found = self.references.read(movie, gain, notes)
+        for note in notes:
+            self.context.notice(note)
+        return found
 
     def _corrected(self, i: int, movie: "MovieFile") -> "tuple[CorrectedFrames, float]":
         """The corrected frames of movie ``i`` and their pixel size in Å."""
@@ -214,11 +220,12 @@ class MovieWork:
         binning = params.binning
         if params.output_pixel_size is not None:
             binning = binning_to(pixel, params.output_pixel_size, params.magnification)
+        gain, dark, defects = self._read_references(movie, self._gain(i))
         frames = CorrectedFrames(
             movie,
-            gain=self._reference("gain", self._gain(i), movie),
-            dark=self._reference("dark", params.dark, movie),
-            defects=self._reference("defects", params.defects, movie),
+            gain=gain,
+            dark=dark,
+            defects=defects,
             magnification=params.magnification,
             binning=binning,
             seed=self.context.seed,

@@ -200,6 +200,7 @@ def plan_of(params: Params) -> "Plan":
     """The choices of the parameters that all micrographs share."""
     from parhelion.algorithms.ctf_fit.settings import FitSettings
     from parhelion.jobs._ctf_fit import Plan
+    from parhelion.jobs._references import References
 
     amount, angle = params.known_astigmatism, params.known_astigmatism_angle
     known = None if amount is None else (amount, angle)
@@ -221,10 +222,12 @@ def plan_of(params: Params) -> "Plan":
         frames_to_average=params.frames_to_average,
         plane=params.defocus_plane,
         powers=params.spectra_hold == "powers",
-        gain_rotation=int(params.gain_rotation) // 90,
-        gain_flip=("none", "y", "x").index(params.gain_flip),
-        dark=params.dark,
-        defects=params.defects,
+        references=References(
+            dark=params.dark,
+            defects=params.defects,
+            rotation=int(params.gain_rotation) // 90,
+            flip=("none", "y", "x").index(params.gain_flip),
+        ),
         magnification=params.magnification,
         pictures=params.pictures,
     )

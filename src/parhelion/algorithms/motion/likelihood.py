@@ -15,9 +15,11 @@ not depend on the shift. With a pattern, ``c`` takes the unaligned mean away and
 back the repulsion from zero shift that plain subtraction causes.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 
@@ -25,6 +27,8 @@ from parhelion.algorithms.motion import kernels
 from parhelion.algorithms.motion.band import Band
 from parhelion.algorithms.motion.climb import climb
 from parhelion.contracts import Executor, SerialExecutor
+
+R = TypeVar("R")
 
 PARTS = 8
 """Most ranges of rows that are summed one by one, whatever the number of threads: the bytes are the same."""
@@ -89,7 +93,7 @@ class Frames:
         def work(rows: tuple[int, int]) -> None:
             kernels.aligned_sums(self.data, *ramps, self.band.runs, total, *rows)
 
-        for _ in self.executor.map(work, self.parts):
+        for _ in self.over_parts(work):
             pass
         return total
 
@@ -101,9 +105,13 @@ class Frames:
         def work(rows: tuple[int, int]) -> None:
             kernels.phase_sums(*ramps, self.amplitude, band.shell, band.runs, phase, *rows)
 
-        for _ in self.executor.map(work, self.parts):
+        for _ in self.over_parts(work):
             pass
         return phase
+
+    def over_parts(self, work: Callable[[tuple[int, int]], R]) -> Iterator[R]:
+        """``work`` on each of the parts; what is small is not worth the way to another thread."""
+        return self.executor.map(work, self.parts) if len(self.parts) > 1 else map(work, self.parts)
 
     @cached_property
     def parts(self) -> list[tuple[int, int]]:
@@ -290,7 +298,7 @@ class Likelihood:
             return value, out
 
         value, slope = rest, np.zeros((len(frames.data), 2))
-        for part, out in frames.executor.map(work, frames.parts):
+        for part, out in frames.over_parts(work):
             value += part
             slope += out
         return value, slope

@@ -160,14 +160,15 @@ class _Fit:
         """Powers of all kept patches together, under this model; a pattern was taken away before."""
         rings = np.zeros((len(self.patches.band.shell_count), 4))
 
-        def one(number: int) -> np.ndarray:
-            frames = self.patches.frames[number]
-            out = np.zeros((len(frames.each), 4))
-            out[:, 0] = frames.each
-            out[:, 1] = frames.ring_powers(frames.sums(self.terms[number] @ coefficients))
+        def some(numbers: np.ndarray) -> np.ndarray:
+            out = np.zeros_like(rings)
+            for number in numbers:
+                frames = self.patches.frames[number]
+                out[:, 0] += frames.each
+                out[:, 1] += frames.ring_powers(frames.sums(self.terms[number] @ coefficients))
             return out
 
-        for part in self.executor.map(one, np.flatnonzero(kept).tolist()):
+        for part in self.executor.map(some, np.array_split(np.flatnonzero(kept), PARTS)):
             rings += part
         points = self.patches.band.shell_count * int(kept.sum())
         return powers_of_rings(rings, points, self.patches.frames[0].amplitude, allow_pattern=False)
@@ -176,10 +177,14 @@ class _Fit:
         """How much more likely the model makes each patch ``(patches,)`` than whole-frame motion does."""
         powers = self.powers(coefficients, kept)
 
-        def one(number: int) -> float:
-            part = Likelihood(frames=self.patches.frames[number], powers=powers)
-            still = np.zeros((self.terms.shape[1], 2))
-            moved = self.terms[number] @ coefficients
-            return float(part.evaluate(moved)[0] - part.evaluate(still)[0])
+        def some(numbers: np.ndarray) -> list[float]:
+            found = []
+            for number in numbers:
+                part = Likelihood(frames=self.patches.frames[number], powers=powers)
+                still = np.zeros((self.terms.shape[1], 2))
+                moved = self.terms[number] @ coefficients
+                found.append(float(part.evaluate(moved)[0] - part.evaluate(still)[0]))
+            return found
 
-        return np.array(list(self.executor.map(one, range(len(self.patches.frames)))))
+        parts = np.array_split(np.arange(len(self.patches.frames)), PARTS)
+        return np.concatenate(list(self.executor.map(some, parts)))
