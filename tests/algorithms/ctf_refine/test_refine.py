@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from parhelion.algorithms.ctf_refine import search
 from parhelion.errors import InputError, MetadataError, ParameterError
 from parhelion.model.table import Table
 from parhelion.model.volume import Volume
@@ -147,6 +148,24 @@ def test_a_wider_range_finds_what_a_narrow_one_cannot(odd_case: Case) -> None:
     truth = mean_defocus(odd_case.truth)
     assert np.abs(narrow.level("defocus")[0]).max() <= 200
     assert np.median(np.abs(mean_defocus(wide.particles) - truth)) < 100
+
+
+def test_range_and_step_make_the_grid_of_the_search(odd_case: Case, monkeypatch) -> None:
+    grids = []
+
+    def best(grid: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        grids.append(grid)
+        assert scores.shape[1] == len(grid)
+        return grid[scores.argmax(axis=1)]
+
+    monkeypatch.setattr(search, "_best", best)
+    odd_case.refine(
+        defocus_range_angstrom=300.0, defocus_step_angstrom=75.0, beam_tilt=False, trefoil=False,
+        resolution_limit_angstrom=5.0,
+    )  # fmt: skip
+    for grid in grids:
+        np.testing.assert_allclose(grid, np.arange(-4, 5) * 75.0)
+    assert grids
 
 
 def test_each_half_meets_the_map_of_the_other(odd_case: Case) -> None:
