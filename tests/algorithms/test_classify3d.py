@@ -118,14 +118,15 @@ def test_a_focus_away_from_the_domain_does_not_tell_them_apart(mixture) -> None:
 
 
 def test_a_focus_finds_a_domain_that_one_in_ten_have() -> None:
-    rare = mixed(0.1, with_domain=0.1)
+    rare = mixed(0.05, with_domain=0.1)
     found = classified(rare, focus=(24.0, 0.0, 0.0, 16.0))
-    label = rare[2]
+    has = rare[2] == 0
     small = found.particles.class_number == 2
-    assert found.classes[1].share == pytest.approx(0.1, abs=0.05)
-    assert (small[label == 0]).mean() > 0.75 and (small[label == 1]).mean() < 0.05
+    assert small[has].mean() > 0.85 and small[~has].mean() < 0.08
     domain = [one.map.data[BOX // 2, BOX // 2, BOX // 2 + 6] for one in found.classes]
-    assert domain[1] > 2 * domain[0]
+    assert domain[1] > 1.5 * domain[0]
+    without = classified(rare).particles.class_number == 2
+    assert without[has].mean() < small[has].mean()
 
 
 def test_random_parts_come_apart_too(mixture) -> None:

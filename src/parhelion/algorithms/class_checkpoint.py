@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,14 @@ from parhelion.engine.classes import ClassState
 from parhelion.engine.halves import HalfMaps
 from parhelion.errors import OutputError, ParameterError
 
-KEPT = 2
+KEPT = 5
+"""Rounds that stay: as many as a run looks ahead beyond its best one, and one that may be damaged."""
 POSES = ("particle", "rotation", "shift", "weight", "reference")
 History = list[dict[str, float | int]]
 
 
 def save(folder: Path, state: ClassState, history: History, mark: str) -> None:
-    """Write ``state`` whole or not at all, and drop all but the last two. Raises OutputError."""
+    """Write ``state`` whole or not at all, and drop all but the last. Raises OutputError."""
     path = folder / f"classes_{len(history):03d}.npz"
     partial = folder / f".{path.stem}.{os.getpid()}.part"
     header = {
@@ -59,10 +61,16 @@ def save(folder: Path, state: ClassState, history: History, mark: str) -> None:
         old.unlink(missing_ok=True)
 
 
-def load_last(folder: Path, mark: str, observer: Observer) -> tuple[ClassState, History] | None:
-    """The newest whole state and its rounds, None where there is none; damaged files are passed over with a
-    notice. Raises ParameterError where it was made from other particles or parameters."""
+def load_last(
+    folder: Path, mark: str, observer: Observer, goes_on_after: Callable[[History], int]
+) -> tuple[ClassState, History] | None:
+    """The newest whole state and its rounds, or that of the earlier round which ``goes_on_after`` says; None
+    where there is none. Damaged files are passed over with a notice. Raises ParameterError where a state was
+    made from other particles or parameters."""
+    most = np.inf
     for path in reversed(_files(folder)):
+        if int(path.stem[-3:]) > most:
+            continue
         try:
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files}
@@ -75,6 +83,10 @@ def load_last(folder: Path, mark: str, observer: Observer) -> tuple[ClassState, 
                 f"{path} was made from other particles, other references or other parameters; "
                 "start again with --overwrite"
             )
+        wanted = goes_on_after(list(header["history"]))
+        if wanted < len(header["history"]) and most == np.inf:
+            most = wanted
+            continue
         observer.notice(f"going on after round {len(header['history'])}")
         return _state(arrays, header), list(header["history"])
     return None

@@ -53,6 +53,8 @@ BETWEEN = 4
 SEARCHED_FIRST, SEARCHED_EVERY = 4, 3
 """With all classes there, the first rounds search everywhere, later every third."""
 FEWEST_ROUNDS = 3
+PATIENCE = 3
+"""Rounds without telling classes apart better, after which the best one is the result."""
 FIRST_NATS, LAST_SHARE = 0.02, 0.7
 """What posteriors know in the first round, and their share of ln(classes) when annealing ends."""
 ANNEALED = 0.75
@@ -63,6 +65,8 @@ JOINED_ANGSTROM = 60.0
 CYCLES = 14.0
 """Cycles per particle diameter that classes are told apart by unless the user says otherwise."""
 EDGE_OF_FOCUS_PIXELS = 4.0
+
+History = list[dict[str, float | int]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,16 +206,23 @@ def classify3d(
     problem = _problem(particles, source, settings, executor, observer, cancel, device, available_bytes)
     limit = resolution_limit(settings, problem.loader.pixel_size_angstrom)
     mark = _mark(particles, settings, references) if checkpoints is not None else ""
-    saved = class_checkpoint.load_last(checkpoints, mark, observer) if checkpoints and resume else None
+    annealed = settings.begins == "random" and references is None
+
+    def best_round(done: History) -> int:
+        return len(done) if annealed else _best_round(done, problem.classes)
+
+    saved = None
+    if checkpoints is not None and resume:
+        saved = class_checkpoint.load_last(checkpoints, mark, observer, best_round)
     if saved is not None:
         state, history = saved
     else:
         state, history = _start(problem, particles, settings, references, limit), []
+    best = state
     reason = f"{settings.rounds} rounds, as many as asked for"
-    splits = settings.begins == "split" and references is None
     while (since := _rounds_with(history, problem.classes)) < settings.rounds:
         cancel.check()
-        if _settled(settings, history, since, splits):
+        if _settled(settings, history, since, annealed):
             reason = f"{100 * history[-1]['changed_share']:.1f} % of the particles changed class"
             break
         rounds_now = _rounds_with(history, len(state.share))
@@ -221,15 +232,21 @@ def classify3d(
             _, state = split(now, state, problem.classes, limit, settings.diameter_angstrom, rng)
             observer.notice(f"{len(state.share)} classes from round {len(history) + 1}")
             now, rounds_now = _with_classes(problem, len(state.share)), 0
+        elif len(history) - best_round(history) >= PATIENCE:
+            reason = f"{PATIENCE} rounds told classes apart no better"
+            break
         plan = _plan(now, settings, len(history), limit, rounds_now)
         before = state
-        annealed = settings.begins == "random" and references is None
         state = class_round(now, state, plan, _target_nats(settings, since) if annealed else None)
         row = _history_row(now, before, state, len(history))
         observer.record("rounds", **row)
         history.append(row)
+        if best_round(history) == len(history):
+            best = state
         if checkpoints is not None:
             class_checkpoint.save(checkpoints, state, history, mark)
+    if (number := best_round(history)) < len(history):
+        state, reason = best, f"{reason}; classes were told apart best in round {number}, which is kept"
     _tell_empty(state, observer)
     return _result(problem, settings, state, tuple(history), reason, limit)
 
@@ -267,7 +284,19 @@ def _start(
     return maps_at_given_poses(replace(problem, symmetries=problem.symmetries[:1]), state)
 
 
-def _rounds_with(history: list[dict[str, float | int]], classes: int) -> int:
+def _best_round(history: History, classes: int) -> int:
+    """The number of the round, with all classes there, whose posteriors knew most about the class.
+
+    Particles are compared with maps of the other half: what they know is not what they put there, and less of
+    it means that a class is losing what it stood for. Before all classes are there, the last round.
+    """
+    known = [row["information_nats"] if row["classes"] == classes else -math.inf for row in history]
+    if not known or max(known) == -math.inf:
+        return len(history)
+    return len(known) - int(np.argmax(known[::-1]))
+
+
+def _rounds_with(history: History, classes: int) -> int:
     """How many rounds were done with so many classes."""
     return sum(row["classes"] == classes for row in history)
 
@@ -288,10 +317,8 @@ def _with_classes(problem: ClassProblem, classes: int) -> ClassProblem:
     return replace(problem, symmetries=problem.symmetries[:classes], align="none" if early else problem.align)
 
 
-def _settled(
-    settings: ClassifySettings, history: list[dict[str, float | int]], since: int, splits: bool
-) -> bool:
-    least = FEWEST_ROUNDS if splits or settings.begins == "input" else ANNEALED * settings.rounds + 2
+def _settled(settings: ClassifySettings, history: History, since: int, annealed: bool) -> bool:
+    least = ANNEALED * settings.rounds + 2 if annealed else FEWEST_ROUNDS
     return since >= least and history[-1]["changed_share"] < SETTLED
 
 
