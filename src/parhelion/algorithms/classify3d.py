@@ -14,7 +14,7 @@ start from given maps, or from those of an earlier classification.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ import torch
 
 from parhelion.algorithms import class_checkpoint
 from parhelion.algorithms import preparation as prepare
+from parhelion.algorithms.class_settings import Classification, ClassifySettings, ClassResult
 from parhelion.algorithms.class_start import (
     bare_state,
     random_start,
@@ -46,8 +47,15 @@ from parhelion.model.occupancy import with_occupancies
 from parhelion.model.particles import ParticleSet
 from parhelion.model.volume import Volume
 
-ALIGNMENTS = ("none", "local", "global")
-STARTS = ("split", "random", "input")
+__all__ = [
+    "ClassResult",
+    "Classification",
+    "ClassifySettings",
+    "classify3d",
+    "memory_plan",
+    "resolution_limit",
+]
+
 BETWEEN = 4
 """Rounds between two splits."""
 SEARCHED_FIRST, SEARCHED_EVERY = 4, 3
@@ -67,84 +75,6 @@ CYCLES = 14.0
 EDGE_OF_FOCUS_PIXELS = 4.0
 
 History = list[dict[str, float | int]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassifySettings:
-    """What a user decides.
-
-    ``symmetry`` has one group for all classes or one per class. ``focus`` is the centre (x, y, z) from the
-    box's centre and the radius of a sphere in Å, outside which all classes are the same. ``start`` says where
-    classes come from: one class that is split, random parts of the particles, or the classes that the
-    particles carry; None is "split", with one symmetry per class "random". ``rounds`` are those with all
-    classes there.
-    """
-
-    diameter_angstrom: float
-    classes: int = 3
-    symmetry: tuple[str, ...] = ("C1",)
-    align: str = "none"
-    resolution_limit_angstrom: float | None = None
-    rounds: int = 30
-    focus: tuple[float, float, float, float] | None = None
-    start: str | None = None
-    seed: int = 1
-
-    def __post_init__(self) -> None:
-        if self.classes < 2:
-            raise ParameterError(f"{self.classes} classes are nothing to choose from; at least 2 are needed")
-        if len(self.symmetry) not in (1, self.classes):
-            raise ParameterError(
-                f"{len(self.symmetry)} symmetries for {self.classes} classes; one for all or one for each"
-            )
-        if self.align not in ALIGNMENTS:
-            raise ParameterError(f"alignment {self.align!r} is none of {', '.join(ALIGNMENTS)}")
-        if self.start is not None and self.start not in STARTS:
-            raise ParameterError(f"start {self.start!r} is none of {', '.join(STARTS)}")
-        if self.start == "split" and len(set(self.groups)) > 1:
-            raise ParameterError(
-                "classes of different symmetry cannot come from splitting one class, which has one symmetry; "
-                "start them at random, from the input's classes, or from references"
-            )
-
-    @property
-    def groups(self) -> tuple[str, ...]:
-        """One symmetry per class."""
-        return self.symmetry * self.classes if len(self.symmetry) == 1 else self.symmetry
-
-    @property
-    def begins(self) -> str:
-        """Where classes come from."""
-        return self.start or ("split" if len(set(self.groups)) == 1 else "random")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassResult:
-    """One class: filtered, masked map, unfiltered half maps, FSC inside the mask, share of the particles.
-
-    The half maps come from the two halves of the class's particles. Each half was compared with the map of
-    the other, which are therefore not as independent as those of a gold-standard refinement.
-    """
-
-    map: Volume
-    half_maps: tuple[Volume, Volume]
-    mask: Volume
-    fsc: np.ndarray
-    resolution_angstrom: float
-    share: float
-    symmetry: str = "C1"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Classification:
-    """All classes, largest first, and the particles with class numbers (1 is the first) and probabilities."""
-
-    classes: tuple[ClassResult, ...]
-    particles: ParticleSet
-    unusable: np.ndarray
-    history: tuple[Mapping[str, float | int], ...]
-    reason: str
-    limit_angstrom: float
 
 
 def resolution_limit(settings: ClassifySettings, pixel_size_angstrom: float) -> float:
