@@ -34,8 +34,6 @@ TOGETHER = 8
 COLDEST, HOTTEST, BISECTIONS = 0.02, 1e4, 24
 LEAST_FILTER = 0.02
 """What is left of a difference between classes that the halves do not agree on yet: it may still grow."""
-UNLIKE = 4.0
-"""Classes that differ by a quarter of their power, or more, are no priors for each other."""
 LEAST_SHARE = 1e-3
 """No class has a smaller prior: one that lost its particles may win some back."""
 
@@ -165,46 +163,27 @@ def solved(
 ) -> tuple[tuple[HalfMaps, ...], tuple[tuple[Tensor, Tensor], ...]]:
     """Half maps of every class, and what the next round compares with.
 
-    The prior of a class is the mean of the classes like it: what a class differs by is filtered by the
-    correlation of that difference between the halves (for one half map the Wiener filter is the FSC itself),
-    so that a small class is compared with no noisier a map than a large one and does not lose its particles
-    for that. A class of another molecule has no say in that mean: two structures would differ from it far
-    more than from each other, and reproducibly, and nothing would be filtered. With a focus all classes
-    share one mean.
+    The prior of a class is the mean of all classes: what a class differs by is filtered by the correlation of
+    that difference between the halves (for one half map the Wiener filter is the FSC itself), so that a small
+    class is compared with no noisier a map than a large one and does not lose its particles for that.
     """
     shell = problem.loader.points.max_shell
     halves = tuple(solve_halves(pair, problem.solvent, shell) for pair in sums)
     mask = torch.stack([h.mask for h in halves]).amax(0)
-    every = torch.stack([torch.stack(h.unfiltered) for h in halves]) * mask
-    weight = torch.from_numpy(share / share.sum()).to(mask).expand(len(sums), -1)
-    if problem.focus is None:
-        weight = weight * _likeness(every)
-    weight = weight / weight.sum(1, keepdim=True)
-    inside = 1.0 if problem.focus is None else torch.from_numpy(problem.focus).to(mask)
+    weight = torch.from_numpy(share / share.sum()).to(mask)
+    means, differences = [], []
+    for half in (0, 1):
+        every = torch.stack([h.unfiltered[half] for h in halves]) * mask
+        mean = torch.einsum("k,kzyx->zyx", weight, every)
+        means.append(mean)
+        differences.append(every - mean)
+    common = filtered_by_shell(torch.stack(means), _wiener(means[0], means[1], shell))
     maps = []
-    for number, one in enumerate(every):
-        mean = torch.einsum("k,khzyx->hzyx", weight[number], every)
-        found = filtered_by_shell(mean, _wiener(mean[0], mean[1], shell))
-        if float(weight[number, number]) < 1:
-            own = one - mean
-            found = found + inside * filtered_by_shell(own, _wiener(own[0], own[1], shell))
-        maps.append((found[0], found[1]))
+    inside = 1.0 if problem.focus is None else torch.from_numpy(problem.focus).to(mask)
+    for first, second in zip(*differences):
+        own = filtered_by_shell(torch.stack([first, second]), _wiener(first, second, shell))
+        maps.append((common[0] + inside * own[0], common[1] + inside * own[1]))
     return halves, tuple(maps)
-
-
-def _likeness(every: Tensor) -> Tensor:
-    """``(classes, classes)`` from 0 to 1 for half maps ``(classes, 2, n, n, n)``: 1 for the same structure.
-
-    What two classes differ by, relative to what there is, is measured between the halves, so that noise does
-    not count.
-    """
-    flat = every.flatten(2)
-    cross = torch.einsum("kn,jn->kj", flat[:, 0], flat[:, 1])
-    power = cross.diagonal()
-    apart = power[:, None] + power - cross - cross.T
-    share = apart / (power[:, None] + power).clamp_min(1e-20)
-    alike = (1 - UNLIKE * share).clamp(0, 1)
-    return alike.fill_diagonal_(1.0)
 
 
 def _wiener(first: Tensor, second: Tensor, max_shell: int) -> np.ndarray:
