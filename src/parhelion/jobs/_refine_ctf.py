@@ -84,6 +84,7 @@ def figures_of(found: CtfRefineResult) -> dict[str, float | int | str | None]:
 
 def _named(found: CtfRefineResult, block: BlockResult) -> dict[str, float]:
     group = found.particles.optics[block.group]
+    values: tuple[float, ...]
     if block.block == "magnification":
         stretch = np.linalg.svd(np.reshape(group.magnification, (2, 2)), compute_uv=False)
         values = (float(100 * (stretch[0] / stretch[1] - 1)), float(np.sqrt(stretch[0] * stretch[1])))

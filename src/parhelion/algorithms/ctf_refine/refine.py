@@ -179,6 +179,7 @@ class _Refinement:
         if (dropped != frozen).any():
             changes = self._put_back(changes, dropped)
             changes, solution = self._stage(changes, limit, STAGES[-1][1], dropped)
+            blocks = tuple(self._final(block, changes, solution) for block in blocks)
         after = measure(self.work, changes, limit)
         weights = after.weights(limit)
         gain, old = (log_likelihood(self.work, at, limit, weights) for at in (changes, unchanged))
@@ -330,6 +331,14 @@ class _Refinement:
                     )
                 )
         return tuple(out)
+
+    def _final(self, found: BlockResult, changes: Changes, solution: Solution) -> BlockResult:
+        """A block that was kept, after the others were put back."""
+        if not found.kept:
+            return found
+        at = [i for i, c in enumerate(self.work.start.layout.group) if c.block == found.block]
+        group = found.group
+        return replace(found, change=changes.group[group, at], error=solution.errors.group[group, at])
 
     def _not_kept(self, blocks: tuple[BlockResult, ...]) -> np.ndarray:
         """Columns ``(groups, columns)`` of blocks that go back, and of nuisances that nobody needs."""
