@@ -59,3 +59,16 @@ def test_another_table_is_refused(tmp_path: Path) -> None:
     path.write_text("data_general\n\n_rlnImageSizeX 5\n\ndata_global_shift\n\nloop_\n_rlnX #1\n1\n")
     with pytest.raises(FormatError, match="incomplete"):
         read_motion(path)
+
+
+def test_how_an_eer_movie_was_read_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "a.star"
+    given = MotionMetadata(
+        movie="a.eer", shape=(8, 9), count=2, shift_px=np.zeros((2, 2)), eer_upsampling=2, eer_grouping=31
+    )
+    write_motion(path, given)
+    assert "_rlnEERUpsampling" in path.read_text() and "_rlnEERGrouping" in path.read_text()
+    found = read_motion(path)
+    assert (found.eer_upsampling, found.eer_grouping) == (2, 31)
+    write_motion(path, replace(given, eer_upsampling=None, eer_grouping=None))
+    assert "EER" not in path.read_text()

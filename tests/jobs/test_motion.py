@@ -9,8 +9,9 @@ import pytest
 import scipy.fft
 import tifffile
 
-from parhelion.errors import MetadataError, ParhelionError
-from parhelion.io.mrc import read_header
+from parhelion.errors import InputError, MetadataError, ParhelionError
+from parhelion.fourier.crop import fourier_bin
+from parhelion.io.mrc import StackWriter, open_stack, read_header
 from parhelion.io.relion_motion import read_motion
 from parhelion.io.star import read_star
 from parhelion.registry import Result
@@ -144,3 +145,45 @@ def test_exposure_filter_needs_a_dose(run: Run, movie: Path) -> None:
 def test_contradictions_are_refused(run: Run, movie: Path, options: dict[str, Any], says: str) -> None:
     with pytest.raises(ParhelionError, match=says):
         run("motion", input=movie, **OPTIONS, **options)
+
+
+def test_scaled_sum_is_the_sum_for_screens(
+    run: Run, movie: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("parhelion.jobs._motion.SCREEN_PX", 144)
+    result = run("motion", input=movie, **OPTIONS, local=False, output=tmp_path / "a")
+    folder = Path(str(result.folder)) / "micrographs"
+    whole, small = (open_stack(folder / f"film{end}.mrc") for end in ("", "_scaled"))
+    assert small.shape[-2:] == (144, 128) and small.pixel_size_angstrom == pytest.approx(3.0)
+    image, scaled = (stack.read(np.array([0]))[0] for stack in (whole, small))
+    np.testing.assert_allclose(scaled, fourier_bin(image, (144, 128)), rtol=1e-4)
+    plain = run("motion", input=movie, **OPTIONS, local=False, scaled_sum=False, output=tmp_path / "b")
+    assert not list(Path(str(plain.folder)).glob("micrographs/*_scaled.mrc"))
+    assert (Path(str(plain.folder)) / "micrographs" / "film.mrc").read_bytes() == whole.path.read_bytes()
+
+
+@pytest.mark.parametrize("option", ["gain", "dark"])
+def test_a_wrong_reference_is_told_once(run: Run, movie: Path, option: str) -> None:
+    second = movie.parent / "second.tif"
+    second.write_bytes(movie.read_bytes())
+    gain = movie.parent / "wrong.mrc"
+    with StackWriter(gain, 1, (100, 90), 1.0) as writer:
+        writer.write(0, np.ones((1, 100, 90), np.float32))
+    with pytest.raises(InputError, match=r"wrong.mrc has 90 x 100 pixels, the frames 256 x 288") as told:
+        run("motion", input=[movie, second], **{option: gain}, **OPTIONS)
+    assert "second" not in str(told.value)
+
+
+def test_the_table_names_the_gain_as_it_lies(run: Run, movie: Path, tmp_path: Path) -> None:
+    gain = np.random.default_rng(3).uniform(0.9, 1.1, SIZE).astype(np.float32)
+    path = tmp_path / "detector" / "reference.mrc"
+    path.parent.mkdir()
+    with StackWriter(path, 1, SIZE, 1.0) as writer:
+        writer.write(0, gain[None])
+    options = {**OPTIONS, "local": False, "gain": path}
+    plain = Path(str(run("motion", input=movie, **options, output=tmp_path / "a").folder))
+    assert read_motion(plain / "micrographs" / "film_shifts.star").gain == path.as_posix()
+    turned = Path(str(run("motion", input=movie, **options, gain_flip="y", output=tmp_path / "b").folder))
+    name = read_motion(turned / "micrographs" / "film_shifts.star").gain
+    assert name is not None and name.endswith("micrographs/reference_gain.mrc")
+    np.testing.assert_array_equal(open_stack(Path(name)).read(np.array([0]))[0], gain[::-1])

@@ -203,3 +203,26 @@ def test_movies_are_refused(run, tmp_path) -> None:
         writer.write(0, np.stack([image_of(seed=i) for i in range(3)]))
     with pytest.raises(InputError, match=r"frames|movie"):
         run("pick", input=[path], **RADII)
+
+
+def test_the_characteristic_radius_is_that_of_the_matched_disc(run, tmp_path) -> None:
+    """Discs of 60 Å are the more significant the closer the searched disc is to them."""
+    path = write(tmp_path / "m.mrc", image_of(seed=5))
+    merit = {}
+    for radius in (20.0, 60.0):
+        options = {"maximum_radius": 80.0, "characteristic_radius": radius, "threshold": 3.0}
+        result = run("pick", input=path, **options, output=tmp_path / f"r{radius:.0f}")
+        found, table = positions(result.folder)
+        distance = np.hypot(*(found[:, None] - SPOTS[None]).transpose(2, 0, 1)).min(axis=1)
+        merit[radius] = np.asarray(table["rlnAutopickFigureOfMerit"])[distance < 3].mean()
+    assert merit[60.0] > 1.2 * merit[20.0]
+
+
+def test_the_highest_resolution_sets_the_searched_detail(run, tmp_path) -> None:
+    path = write(tmp_path / "m.mrc", image_of(seed=6))
+    for resolution in (20.0, 40.0):
+        options = {**RADII, "highest_resolution": resolution, "output": tmp_path / f"r{resolution:.0f}"}
+        folder = run("pick", input=path, **options).folder
+        spectra = next(iter(read_star(folder / "noise_spectra.star").values()))
+        assert min(spectra["rlnAngstromResolution"]) == pytest.approx(resolution, rel=0.05)
+        assert recovered(positions(folder)[0]) == (len(SPOTS), 0)

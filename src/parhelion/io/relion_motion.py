@@ -25,7 +25,7 @@ class MotionMetadata:
 
     ``shape`` (y, x) and ``count`` are those of the stored movie, ``binning`` that of the sum. ``shift_px``
     ``(count, 2)`` x, y; ``local_px`` ``(2, 18)`` the coefficients for x and y, None without local motion.
-    Unknown values are None.
+    ``gain`` is the reference as it lies on the frames. Unknown values, and EER's for other movies, are None.
     """
 
     movie: str
@@ -39,6 +39,8 @@ class MotionMetadata:
     dose_per_frame: float | None = None
     pre_exposure: float | None = None
     voltage_kv: float | None = None
+    eer_upsampling: int | None = None
+    eer_grouping: int | None = None
 
 
 def write_motion(path: Path | str, motion: MotionMetadata) -> None:
@@ -57,6 +59,8 @@ def write_motion(path: Path | str, motion: MotionMetadata) -> None:
         "rlnMicrographDoseRate": _number(motion.dose_per_frame),
         "rlnMicrographPreExposure": _number(motion.pre_exposure),
         "rlnVoltage": _number(motion.voltage_kv),
+        "rlnEERUpsampling": motion.eer_upsampling,
+        "rlnEERGrouping": motion.eer_grouping,
         "rlnMicrographStartFrame": 1,
         "rlnMotionModelVersion": MODEL_NONE if motion.local_px is None else MODEL_POLYNOMIAL,
     }
@@ -101,6 +105,8 @@ def read_motion(path: Path | str) -> MotionMetadata:
             dose_per_frame=number("rlnMicrographDoseRate"),
             pre_exposure=number("rlnMicrographPreExposure"),
             voltage_kv=number("rlnVoltage"),
+            eer_upsampling=int(general["rlnEERUpsampling"][0]) if "rlnEERUpsampling" in general else None,
+            eer_grouping=int(general["rlnEERGrouping"][0]) if "rlnEERGrouping" in general else None,
         )
     except (KeyError, ValueError, IndexError) as error:
         raise FormatError(f"{path} is incomplete as motion metadata: {error}") from error

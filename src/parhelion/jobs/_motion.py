@@ -135,6 +135,7 @@ class MovieWork:
             rotation=TURNS[params.gain_rotation],
             flip=FLIPS[params.gain_flip],
         )
+        self._turned: set[Path] = set()
         self._checked()
 
     def __call__(self, i: int) -> dict[str, Any]:
@@ -308,6 +309,7 @@ class MovieWork:
         import numpy as np
 
         from parhelion.fourier.crop import binned_shape, fourier_bin
+        from parhelion.io.eer import EerMovie
         from parhelion.io.mrc_writer import StackWriter
         from parhelion.io.relion_motion import MotionMetadata, write_motion
 
@@ -341,7 +343,9 @@ class MovieWork:
                 count=movie.count,
                 shift_px=motion.shift_px * factor_xy,
                 local_px=motion.local.scaled(np.array(factor_xy)).coefficients if motion.local else None,
-                gain=None if gain is None else gain.name,
+                gain=None if gain is None else self._gain_as_it_lies(gain),
+                eer_upsampling=int(self.params.eer_upsampling) if isinstance(movie, EerMovie) else None,
+                eer_grouping=movie.grouping if isinstance(movie, EerMovie) else None,
                 binning=math.sqrt(factor_xy[0] * factor_xy[1]),
                 pixel_size_angstrom=pixel / math.sqrt(factor_xy[0] * factor_xy[1]),
                 dose_per_frame=self._dose(i),
@@ -351,6 +355,21 @@ class MovieWork:
         )
         files["shifts"] = str(path.relative_to(self.context.folder))
         return files
+
+    def _gain_as_it_lies(self, gain: Path) -> str:
+        """The place of the reference that needs no turning: RELION's table has no words for that."""
+        if not (self.references.rotation or self.references.flip):
+            return gain.as_posix()
+        path = self.context.path("gain", gain.stem)
+        if gain not in self._turned:
+            from parhelion.io.gain import read_gain
+            from parhelion.io.mrc_writer import StackWriter
+
+            turned = read_gain(gain, rotation=self.references.rotation, flip=self.references.flip)
+            with StackWriter(path, 1, turned.shape, 1.0) as writer:
+                writer.write(0, turned[None])
+            self._turned.add(gain)
+        return path.as_posix()
 
     def _row(
         self,

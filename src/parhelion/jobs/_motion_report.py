@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 SHOWN = 12
 DETAILED = 1
+THUMBNAIL_PX = 512
 LABELS = {
     "shifts": "rlnMicrographMetadata",
     "spectrum": "rlnCtfPowerSpectrum",
@@ -149,4 +150,9 @@ def _picture(context: "Context", row: dict[str, Any], kind: str) -> Any:
     image = np.array(open_stack(context.folder / name).read(np.array([0]))[0], dtype=np.float32)
     if kind == "spectrum":
         return np.log(np.maximum(image, np.percentile(image, 1)))
-    return image
+    step = max(image.shape) // THUMBNAIL_PX
+    if step < 2:
+        return image
+    # means of blocks: a dozen pictures of full size would cost as much as the alignment of a movie
+    rows, columns = (n // step for n in image.shape)
+    return image[: rows * step, : columns * step].reshape(rows, step, columns, step).mean(axis=(1, 3))

@@ -208,6 +208,12 @@ OUTPUTS = (
         optional=True,
     ),
     Output(name="even", file="micrographs/*_EVN.mrc", help="sum of the even frames", optional=True),
+    Output(
+        name="gain",
+        file="micrographs/*_gain.mrc",
+        help="gain reference as it lies on the frames, where it was turned or flipped",
+        optional=True,
+    ),
     Output(name="odd", file="micrographs/*_ODD.mrc", help="sum of the odd frames", optional=True),
     Output(name="scaled", file="micrographs/*_scaled.mrc", help="sum at a size for screens", optional=True),
     Output(

@@ -19,7 +19,7 @@ FINEST = 0.42
 SLACK_PX = 0.25
 """The most that the shift may change along a run of pixels where the field is steepest: the error there,
 0.07 px, weakens waves of 0.4 cycles per pixel by less than 2 %."""
-SHORTEST, LONGEST = 8, 64
+SHORTEST, LONGEST = 8, 128
 """Pixels of a run."""
 BLOCK = (64, 1024)
 """Rows and columns that are done for all frames before the next."""
