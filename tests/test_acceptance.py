@@ -54,4 +54,4 @@ def test_the_command_exists(command: str) -> None:
 
 def test_there_is_something_to_check() -> None:
     assert len(TESTS) > 20
-    assert {"refine", "abinitio", "refine --local"} <= set(COMMANDS)
+    assert {"refine", "abinitio", "refine-manual --align"} <= set(COMMANDS)

@@ -13,7 +13,10 @@ R = TypeVar("R")
 class ParticleSource(Protocol):
     """Reads the pixels of views, wherever they are."""
 
-    box: int
+    @property
+    def box(self) -> int:
+        """Edge of the images in pixels."""
+        ...
 
     def images(self, views: np.ndarray) -> np.ndarray:
         """Images ``(len(views), box, box)`` float32, protein white, of these view rows."""

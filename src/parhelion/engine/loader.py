@@ -88,7 +88,7 @@ class ParticleLoader:
         )
 
     def transforms(self, rows: np.ndarray, count: int) -> tuple[Tensor, Tensor]:
-        """Transforms ``(n, v, count)`` of the images of particles ``rows`` and which are usable ``(n, v)``."""
+        """Transforms ``(n, v, count)`` of images of particles ``rows``, and which are usable ``(n, v)``."""
         views = self._rows[rows]
         data, good = self._data(np.maximum(views, 0).reshape(-1))
         valid = torch.from_numpy(views >= 0) & good.view(views.shape)

@@ -71,7 +71,8 @@ def _decode(data, size, out, start, stop, head, where, length):  # type: ignore[
     width, entries, mask = np.uint64(9), FIRST, np.uint64(511)
     grows = 511
     bit, bits = np.uint64(0), np.uint64(8 * size)
-    at, before, fresh = start, 0, True
+    at, fresh = start, True
+    before: Any = 0
     while at < stop and bit + width <= bits:
         word = _reversed(_load(data, np.intp(bit >> np.uint64(3))))
         code = np.intp((word >> (np.uint64(64) - (bit & np.uint64(7)) - width)) & mask)

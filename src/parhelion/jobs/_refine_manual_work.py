@@ -76,7 +76,7 @@ def refined(context: "Context", params: "ManualParams") -> Work:
             resume=context.resume,
             available_bytes=available_bytes(),
         )
-    blank = getattr(images, "blank", set())
+    blank: set[int] = getattr(images, "blank", set())
     if blank:
         context.notice(
             f"{len(blank)} images have a blank edge and were left out; --no-exclude-edges keeps them"

@@ -13,10 +13,10 @@ from parhelion.io.mrc import open_stack, read_volume
 from parhelion.io.particles import read_particles
 from parhelion.io.source import StackSource
 from parhelion.io.star import read_star
+from parhelion.jobs._particles import Contrast, contrast_of
 from parhelion.run.memory import available_bytes
 
 if TYPE_CHECKING:
-    from parhelion.jobs._particles import Contrast
     from parhelion.jobs._spa_classes import Classified
     from parhelion.jobs.spa import Decision, Params
     from parhelion.model.particles import ParticleSet
@@ -57,7 +57,7 @@ class Sample:
 def show_gain(
     context: "Context",
     classes: "Classified",
-    contrast: "Contrast",
+    contrast: Contrast,
     refined: "Result",
     symmetry: str,
 ) -> dict[str, Any]:
@@ -86,7 +86,8 @@ def show_gain(
     if count < FEWEST:
         section.text(f"Only {count} particles were dropped, too few to be compared with the kept ones.")
         return {}
-    source = Centred(StackSource(particles, contrast), whole_pixels(particles))
+    colour = contrast_of(particles, contrast, context)
+    source = Centred(StackSource(particles, colour), whole_pixels(particles))
     kept, dropped = (
         _looked_at(context, particles, source, rows[:count], refined, symmetry) for rows in samples
     )
