@@ -5,7 +5,7 @@ that the reference is used to. What is inserted are the images at these poses, w
 against a reference (the maximum-likelihood average of cisTEM and Sigworth 1998, J. Struct. Biol. 122, 328).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,7 +16,6 @@ from parhelion.engine.batch import ParticleBatch, phase_ramp
 from parhelion.engine.candidates import Candidates
 from parhelion.engine.loader import ParticleLoader
 from parhelion.engine.noise import on_points
-from parhelion.engine.points import FourierPoints
 from parhelion.engine.predict import FourierVolume, fourier_volume
 from parhelion.errors import InputError
 from parhelion.geometry.rotations import exp_so3
@@ -25,6 +24,7 @@ from parhelion.model.volume import Volume
 
 STEPS = 5
 """Steps to either side, of the angle and of each shift."""
+TURNS, SHIFTS = 2 * STEPS + 1, (2 * STEPS + 1) ** 2
 SHIFT_STEP, ANGLE_STEP = 0.12, 0.24
 """Of a shift in units of the resolution; of the angle in the resolution over the particle's radius."""
 LEAST = 0.005
@@ -34,45 +34,60 @@ SAMPLE = 200
 @dataclass(frozen=True, kw_only=True)
 class Blurring:
     """The reference at the particles' scale, used on the first ``count`` points; ``turns`` ``(a, 3, 3)`` and
-    ``shifts`` ``(s, 3)`` (units of the extent) are tried. ``smoothing`` below 1 flattens the likelihood."""
+    shifts are tried, whose phase ``ramps`` ``(s, k)`` are the same for all particles. ``kx_ky`` are the
+    points' coordinates. ``smoothing`` below 1 flattens the likelihood."""
 
     volume: FourierVolume
     count: int
     turns: Tensor
-    shifts: Tensor
+    ramps: Tensor
+    kx_ky: tuple[Tensor, Tensor]
     smoothing: float
 
-    def blurred(self, batch: ParticleBatch, poses: Candidates, points: FourierPoints) -> Candidates:
-        """Poses around ``poses`` (one of each particle) with weights that add up to 1 for each."""
-        n, shifts = len(poses), len(self.shifts)
-        rotation = torch.einsum("aij,njk->naik", self.turns.to(poses.rotation), poses.rotation)
-        moved = poses.shift[:, None] + self.shifts.to(poses.shift)
-        logarithm = torch.stack([self._log_likelihood(batch, poses, rotation, i, points) for i in range(n)])
-        weight = torch.softmax(self.smoothing * logarithm.view(n, -1), dim=1)
-        weight = torch.where(weight >= LEAST * weight.amax(1, keepdim=True), weight, 0.0)
-        weight = weight / weight.sum(1, keepdim=True)
-        particle, at = torch.nonzero(weight, as_tuple=True)
-        turn, shift = at // shifts, at % shifts
-        return Candidates(
-            particle=poses.particle[particle],
-            rotation=rotation[particle, turn],
-            shift=moved[particle, shift],
-            weight=weight[particle, at],
-        )
+    def blurred(self, batch: ParticleBatch, poses: Candidates) -> tuple[ParticleBatch, Candidates]:
+        """An image for each angle about ``poses`` (one of each particle), which is the mean over shifts, and
+        its pose; weights add up to 1 for each particle.
 
-    def _log_likelihood(
-        self, batch: ParticleBatch, poses: Candidates, rotation: Tensor, i: int, points: FourierPoints
-    ) -> Tensor:
-        """``(turns, shifts)`` of particle ``i``: ``2 cross − norm``."""
-        device = batch.data.device
-        kx, ky = points.kx[: self.count].to(device), points.ky[: self.count].to(device)
-        row = int(poses.particle[i])
-        data, ctf = batch.data[row, 0, : self.count], batch.ctf[row, 0, : self.count]
-        slices = dispatch.extract(self.volume.data, rotation[i].contiguous(), kx, ky, self.volume.padding)
-        slices = slices * ctf
-        own = phase_ramp(poses.shift[i : i + 1], batch.tilts, kx, ky)[0, 0]
-        ramps = phase_ramp(self.shifts.to(poses.shift), batch.tilts, kx, ky)[:, 0]
-        cross = ((slices.conj() * (data * own.conj())) @ ramps.conj().T).real
+        Poses that differ by a shift alone are one slice, so that a flat likelihood costs as much as a sharp
+        one. ``index`` of the batch says of which particle an image is.
+        """
+        rotation = torch.einsum("aij,njk->naik", self.turns.to(poses.rotation), poses.rotation)
+        owner, turns, weights, images = [], [], [], []
+        for i, row in enumerate(poses.particle.tolist()):
+            centred = self._centred(batch, poses, i)
+            logarithm = self._log_likelihood(batch, row, centred, rotation[i])
+            weight = torch.softmax(self.smoothing * logarithm.reshape(-1), dim=0)
+            weight = torch.where(weight >= LEAST * weight.max(), weight, 0.0)
+            weight = (weight / weight.sum()).view(logarithm.shape)
+            total = weight.sum(1)
+            kept = torch.nonzero(total).squeeze(1)
+            mean = (weight[kept] / total[kept, None]).to(self.ramps)
+            images.append(centred * (mean @ self.ramps.conj()))
+            weights.append(total[kept])
+            turns.append(rotation[i, kept])
+            owner.append(torch.full_like(kept, row))
+        of = torch.cat(owner)
+        spread = batch.rows(of.cpu()).with_data(torch.cat(images)[:, None], batch.ctf[of])
+        found = Candidates(
+            particle=torch.arange(len(of), device=of.device),
+            rotation=torch.cat(turns),
+            shift=torch.zeros((len(of), 3), dtype=poses.shift.dtype, device=of.device),
+            weight=torch.cat(weights),
+        )
+        return spread, found
+
+    def _centred(self, batch: ParticleBatch, poses: Candidates, i: int) -> Tensor:
+        """The image ``(k,)`` of pose ``i``, moved to the centre."""
+        data, device = batch.data[int(poses.particle[i]), 0], batch.data.device
+        kx, ky = self.kx_ky[0].to(device), self.kx_ky[1].to(device)
+        return data * phase_ramp(poses.shift[i : i + 1], batch.tilts, kx, ky)[0, 0].conj()
+
+    def _log_likelihood(self, batch: ParticleBatch, row: int, centred: Tensor, rotation: Tensor) -> Tensor:
+        """``(turns, shifts)`` of a particle: ``2 cross − norm``."""
+        kx, ky = (axis[: self.count].to(centred.device) for axis in self.kx_ky)
+        slices = dispatch.extract(self.volume.data, rotation.contiguous(), kx, ky, self.volume.padding)
+        slices = slices * batch.ctf[row, 0, : self.count]
+        cross = ((slices.conj() * centred[: self.count]) @ self.ramps[:, : self.count].conj().T).real
         return (2 * cross - slices.abs().square().sum(1, keepdim=True)).double()
 
 
@@ -103,11 +118,14 @@ def make_blurring(
     angles = step * np.arange(-STEPS, STEPS + 1)
     grid = SHIFT_STEP * resolution / extent * np.arange(-STEPS, STEPS + 1)
     x, y = (axis.ravel() for axis in np.meshgrid(grid, grid))
+    shifts = torch.from_numpy(np.stack([x, y, np.zeros_like(x)], axis=1)).to(loader.device)
+    kx, ky = points.kx.to(loader.device), points.ky.to(loader.device)
     blurring = Blurring(
         volume=volume,
         count=count,
         turns=torch.from_numpy(exp_so3(angles[:, None] * np.array([0.0, 0.0, 1.0]))),
-        shifts=torch.from_numpy(np.stack([x, y, np.zeros_like(x)], axis=1)),
+        ramps=phase_ramp(shifts, torch.from_numpy(loader.tilts).to(loader.device), kx, ky)[:, 0],
+        kx_ky=(kx, ky),
         smoothing=smoothing,
     )
     scale = _scale(blurring, loader, noise, rows)
@@ -118,9 +136,7 @@ def make_blurring(
     scaled = FourierVolume(
         data=volume.data * scale, box=volume.box, max_shell=volume.max_shell, padding=volume.padding
     )
-    return Blurring(
-        volume=scaled, count=count, turns=blurring.turns, shifts=blurring.shifts, smoothing=smoothing
-    )
+    return replace(blurring, volume=scaled)
 
 
 def _scale(blurring: Blurring, loader: ParticleLoader, noise: Tensor, rows: np.ndarray) -> float:

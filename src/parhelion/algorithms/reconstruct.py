@@ -9,14 +9,14 @@ import torch
 from parhelion.algorithms import preparation as prepare
 from parhelion.algorithms.particle_images import PreparedImages, cropped_to
 from parhelion.algorithms.particle_weights import ParticleWeights, WeightSettings, particle_weights
-from parhelion.algorithms.pose_blurring import Blurring, make_blurring
+from parhelion.algorithms.pose_blurring import SHIFTS, TURNS, Blurring, make_blurring
 from parhelion.algorithms.reconstruct_solve import ReconstructResult, SolveSettings, solve_maps
 from parhelion.algorithms.reconstruct_sums import Insertion, PartialSums, fingerprint, insert_particles
 from parhelion.contracts import Cancel, Executor, Observer, ParticleSource
 from parhelion.engine.ewald import Curvature, check_curvature
 from parhelion.engine.halves import split_halves
 from parhelion.engine.loader import EDGE_PIXELS, ParticleLoader
-from parhelion.engine.memory import MemoryPlan, plan_memory, volume_bytes
+from parhelion.engine.memory import MemoryPlan, plan_memory, transform_bytes, volume_bytes
 from parhelion.engine.noise import background_noise
 from parhelion.engine.points import FourierPoints
 from parhelion.engine.predict import PADDING
@@ -180,7 +180,9 @@ def sum_particles(
         weights=weights,
         half=half,
         rows=rows,
-        chunk=memory_plan(len(particles), full, pixel, settings, available_bytes).chunk,
+        chunk=memory_plan(
+            len(particles), full, pixel, settings, available_bytes, reference is not None
+        ).chunk,
         padding=settings.padding,
         blurring=_blurring(reference, loader, noise, settings, diameter, observer),
         curvature=_curvature(settings, diameter),
@@ -203,7 +205,7 @@ def sum_particles(
         symmetry=settings.symmetry,
         count=len(particles),
         inserted=inserted,
-        fingerprint=_fingerprint(particles, settings, half, weights.share, loader, (source, reference)),
+        fingerprint=_fingerprint(particles, settings, half, weights, loader, (source, reference)),
     )
 
 
@@ -238,8 +240,10 @@ def memory_plan(
     pixel_size_angstrom: float,
     settings: ReconstructSettings,
     available_bytes: int | None,
+    blurs: bool = False,
 ) -> MemoryPlan:
-    """How much memory the reconstruction takes; it reads every image once and keeps none."""
+    """How much memory the reconstruction takes; it reads every image once and keeps none. ``blurs`` says
+    whether it blurs particles by their likelihood."""
     shell = prepare.highest_shell(box, pixel_size_angstrom, settings.resolution_limit_angstrom)
     plan = plan_memory(
         particles=count,
@@ -254,6 +258,10 @@ def memory_plan(
     finer = (settings.padding / PADDING) ** 3
     more = 2 * (len(settings.weights.classes or (1,)) - 1) * finer * sums
     more += max(finer - 1, 0) * (4 * sums + 4 * padded)
+    if blurs:
+        # the reference, and phases of all shifts; every particle becomes one image per angle
+        more += sums + SHIFTS * transform_bytes(box, shell)
+        plan = replace(plan, chunk=max(1, plan.chunk // TURNS))
     return replace(plan, fixed_bytes=plan.fixed_bytes + int(more))
 
 
@@ -348,7 +356,7 @@ def _fingerprint(
     particles: ParticleSet,
     settings: ReconstructSettings,
     half: np.ndarray | None,
-    share: np.ndarray,
+    weights: ParticleWeights,
     loader: ParticleLoader,
     images: tuple[ParticleSource, Volume | None],
 ) -> str:
@@ -364,7 +372,9 @@ def _fingerprint(
         particles.optics,
         loader.box,
         np.zeros(0) if half is None else half,
-        share,
+        weights.share,
+        weights.bfactor,
+        np.zeros(0) if weights.exposure is None else weights.exposure,
         *(a for a in (particles.rotation, particles.shift_xyz_angstrom) if a is not None),
         views.image_index,
         views.defocus_u_angstrom,

@@ -150,7 +150,12 @@ def _slices(work: Insertion, rows: np.ndarray) -> _Chunk:
         cosine = _weighted(raw.with_data(raw.data, quadrature(loader, rows)).whitened(noise), rows, work).ctf
     good = batch.valid.any(1).cpu()
     poses = _poses(work, batch, rows)
-    owner, weight = poses.particle.cpu(), poses.weight
+    owner = poses.particle
+    if work.blurring is not None:
+        batch, poses = work.blurring.blurred(batch, poses)
+        owner = torch.searchsorted(torch.from_numpy(rows), batch.index.cpu())
+        cosine = None if cosine is None else cosine[owner.to(cosine.device)]
+    owner, weight = owner.cpu(), poses.weight
     if weight is None:
         raise ValueError("poses are inserted with weights")
     flat: list[list[Any]] = []
@@ -168,19 +173,18 @@ def _slices(work: Insertion, rows: np.ndarray) -> _Chunk:
 
 
 def _poses(work: Insertion, batch: ParticleBatch, rows: np.ndarray) -> Candidates:
-    """The table's pose of each particle with weight 1, or those that the likelihood blurs it into."""
+    """The table's pose of each particle with weight 1."""
     loader = work.loader
     rotation, shift = loader.particles.rotation, loader.shift_xyz_angstrom
     if rotation is None or shift is None:
         raise MetadataError("the particles have no poses")
     device = batch.data.device
-    poses = Candidates(
+    return Candidates(
         particle=torch.arange(len(rows), device=device),
         rotation=torch.from_numpy(np.ascontiguousarray(rotation[rows], dtype=np.float64)).to(device),
         shift=torch.from_numpy(shift[rows] / loader.extent_angstrom).to(device),
         weight=torch.ones(len(rows), dtype=torch.float64, device=device),
     )
-    return poses if work.blurring is None else work.blurring.blurred(batch, poses, loader.points)
 
 
 def _weighted(batch: ParticleBatch, rows: np.ndarray, work: Insertion) -> ParticleBatch:
@@ -196,7 +200,8 @@ def _weighted(batch: ParticleBatch, rows: np.ndarray, work: Insertion) -> Partic
         root = root.to(batch.data.device)
         batch = batch.with_data(batch.data * root, batch.ctf * root)
     if work.weights.exposure is not None:
-        groups = loader.particles.views.optics_group[rows]
+        views = loader.particles.views
+        groups = views.optics_group[np.unique(views.particle, return_index=True)[1][rows]]
         left = torch.empty((len(rows), 1, len(s)))
         for number in np.unique(groups):
             at = np.flatnonzero(groups == number)

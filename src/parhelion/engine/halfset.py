@@ -164,7 +164,7 @@ def _search(
         near = view.loader.batch(rows.numpy(), count).whitened(bank.noise)
     index = torch.nonzero(anew).squeeze(1)
     if len(index) < len(rows):
-        near = near.rows(index.to(near.data.device))
+        near = near.rows(index)
     if not len(index):
         return kept_of(state.kept, rows).take(torch.zeros(0, dtype=torch.long)).moved_to(white.data.device)
     near = without_low(near, points, problem.low_shell / ratio)

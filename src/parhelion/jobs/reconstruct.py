@@ -175,12 +175,13 @@ def estimate(params: Params) -> Estimate:
     from parhelion.algorithms.reconstruct import memory_plan
     from parhelion.engine.memory import volume_bytes
     from parhelion.io.particles import read_particles
-    from parhelion.jobs._particles import box_of
+    from parhelion.jobs._particles import box_of, require_poses
 
     particles = read_particles(params.input, pixel_size_angstrom=params.pixel_size)
+    require_poses(params.input, particles)
     count, box, pixel = len(particles), box_of(particles), particles.optics[0].pixel_size_angstrom
     settings = _settings(params, 0, particles)
-    plan = memory_plan(count, box, pixel, settings, None)
+    plan = memory_plan(count, box, pixel, settings, None, params.reference is not None)
     maps = len(settings.weights.classes or (1,))
     volumes = 4 * box**3 * (4 if params.halves else 1)
     if params.partial_sums:
