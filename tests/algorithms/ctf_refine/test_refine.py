@@ -265,6 +265,44 @@ def test_what_cannot_be_is_refused(odd_case: Case) -> None:
     flat = Volume(data=np.ones((64, 64, 64), np.float32), pixel_size_angstrom=1.5)
     with pytest.raises(InputError, match="constant"):
         odd_case.refine(maps=(flat,))
-    stretched = replace(odd_case.start.optics[0], ctf_premultiplied=True, magnification=(1.01, 0, 0, 1))
+    with pytest.raises(ParameterError, match="more than 1000 steps"):
+        odd_case.refine(defocus_step_angstrom=0.4)
+    multiplied = replace(odd_case.start.optics[0], ctf_premultiplied=True)
     with pytest.raises(MetadataError, match="multiplied by their CTF"):
-        odd_case.refine(start=replace(odd_case.start, optics=(stretched,)))
+        odd_case.refine(start=replace(odd_case.start, optics=(multiplied,)))
+    blank = case(400.0, broken=tuple(range(COUNT)))
+    with pytest.raises(InputError, match="none of the particles has a usable image"):
+        blank.refine()
+
+
+def test_a_few_shells_are_enough_to_run(odd_case: Case) -> None:
+    """The first stages have no more shells than the last."""
+    found, _ = odd_case.refine(resolution_limit_angstrom=15.0, beam_tilt=False, trefoil=False)
+    assert found.references.highest_shell < 8
+    assert found.resolution_used_angstrom > 14
+    assert np.abs(found.level("defocus")[0]).max() <= 500
+
+
+def test_many_optics_groups_give_what_one_gives(odd_case: Case) -> None:
+    """Models of groups are made anew when they are needed; defocus alone does not know groups."""
+    settings = {"beam_tilt": False, "trefoil": False, "resolution_limit_angstrom": 5.0}
+    one, _ = odd_case.refine(**settings)
+    group = np.arange(COUNT) % 12
+    optics = tuple(replace(odd_case.start.optics[0], name=f"g{i}") for i in range(12))
+    views = replace(odd_case.start.views, optics_group=group)
+    many, _ = odd_case.refine(start=replace(odd_case.start, optics=optics, views=views), **settings)
+    np.testing.assert_allclose(many.level("defocus")[0], one.level("defocus")[0], atol=0.5)
+
+
+def test_a_micrographs_defocus_stays_within_the_range(odd_case: Case) -> None:
+    views = odd_case.start.views
+    far = replace(
+        views,
+        defocus_u_angstrom=views.defocus_u_angstrom + 900,
+        defocus_v_angstrom=views.defocus_v_angstrom + 900,
+    )
+    found, _ = odd_case.refine(
+        start=replace(odd_case.start, views=far), defocus="micrograph", defocus_range_angstrom=150.0,
+        beam_tilt=False, trefoil=False, resolution_limit_angstrom=6.0,
+    )  # fmt: skip
+    assert np.abs(found.level("defocus")[0]).max() <= 150

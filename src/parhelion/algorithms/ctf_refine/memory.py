@@ -43,7 +43,9 @@ def memory_plan(
     # padded map, its centred copy and its transform; or the maps' FSC, with random phases
     solving = max(4 * FLOAT * padded_box(box) ** 3, 16 * FLOAT * box**3)
     normal = 8 * columns * (columns + 1) * count
-    fixed = ENGINE_BYTES + kept + solving + 4 * FLOAT * box**3 + normal * 3 + TABLE_BYTES * count
+    # as they come, in order, without what is eliminated, with its product, and covariances (``solve``)
+    normal *= 5
+    fixed = ENGINE_BYTES + kept + solving + 4 * FLOAT * box**3 + normal + TABLE_BYTES * count
     jacobian = 2 * COMPLEX * columns * (image // COMPLEX) * chunk
     per_thread = jacobian + chunk * (ARRAYS_OF_A_CHUNK * image + 6 * FLOAT * box**2)
     cache = count * image  # once for images, once for slices

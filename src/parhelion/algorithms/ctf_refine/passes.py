@@ -1,7 +1,8 @@
 """Passes over all particles: how far the reference explains them, defocus searches, normal equations."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
@@ -28,6 +29,8 @@ from parhelion.engine.predict import FourierVolume
 from parhelion.errors import InputError
 
 T = TypeVar("T")
+KEPT_MODELS = 8
+"""Optics groups whose models are kept at a time: chunks come group by group; there may be thousands."""
 LEAST_SIGNIFICANCE = 2.0
 """Standard errors from which on a shell's agreement with the reference counts as signal."""
 
@@ -121,7 +124,7 @@ def _smooth(values: np.ndarray) -> np.ndarray:
 def measure(work: Work, changes: Changes, limit: float) -> Agreement:
     """How the reference, without weights, agrees with the data up to ``limit`` shells."""
     ones = np.ones(work.points.max_shell + 1)
-    return _agreement(work, list(_mapped(work, changes, limit, ones, lambda chunk, *_: _sums(chunk))))
+    return _agreement(work, _mapped(work, changes, limit, ones, lambda chunk, *_: _sums(chunk)))
 
 
 def _sums(chunk: Chunk) -> Tensor:
@@ -132,11 +135,15 @@ def _sums(chunk: Chunk) -> Tensor:
     return torch.stack([cross, *power]).double().cpu()
 
 
-def _agreement(work: Work, parts: list[Tensor]) -> Agreement:
-    if not parts:
+def _agreement(work: Work, parts: Iterable[Tensor]) -> Agreement:
+    """What the chunks' sums, taken one by one, say per shell."""
+    total: Tensor | None = None
+    for part in parts:
+        total = part if total is None else total.add_(part)
+    if total is None:
         raise InputError("none of the particles has a usable image (all are constant or not finite)")
     count = np.bincount(work.points.shell.numpy(), minlength=work.points.max_shell + 1)
-    cross, norm, power = work.points.shell_mean(torch.stack(parts).sum(0)).numpy() * count
+    cross, norm, power = work.points.shell_mean(total).numpy() * count
     return Agreement(cross=cross, norm=norm, power=power)
 
 
@@ -185,8 +192,15 @@ def normal_equations(
         normal = Normal(rows=rows, g=g.double().cpu().numpy(), h=h.double().cpu().numpy())
         return normal, _sums(chunk)
 
-    made = list(_mapped(work, changes, limit, weights, one))
-    return [normal for normal, _ in made], _agreement(work, [sums for _, sums in made])
+    parts: list[Normal] = []
+
+    def sums() -> Iterator[Tensor]:
+        for normal, part in _mapped(work, changes, limit, weights, one):
+            parts.append(normal)
+            yield part
+
+    agreement = _agreement(work, sums())
+    return parts, agreement
 
 
 def _on_points(work: Work, weights: np.ndarray) -> Tensor:
@@ -216,16 +230,18 @@ def mapped(
     count = work.points.count(limit)
     columns, frequency = work.start.layout.columns, work.start.frequency
     on_points = _on_points(work, weights)[:count]
-    models = [group_model(g, columns, work.loader, count, frequency) for g in optics.groups]
+
+    @lru_cache(KEPT_MODELS)
+    def model(group: int) -> GroupModel:
+        return group_model(optics.groups[group], columns, work.loader, count, frequency)
 
     def one(piece: tuple[int, int, np.ndarray]) -> T:
         group, reference, rows = piece
         volume = work.references[reference]
         slices = _slices(work, optics, group, volume, rows, count)
-        chunk = chunk_of(
-            work.loader, rows, models[group], optics, slices, work.whitening[:, :count], on_points
-        )
-        return function(chunk, rows, models[group], volume)
+        shared = model(group)
+        chunk = chunk_of(work.loader, rows, shared, optics, slices, work.whitening[:, :count], on_points)
+        return function(chunk, rows, shared, volume)
 
     for result in work.executor.map(one, list(_pieces(work))):
         work.cancel.check()

@@ -18,16 +18,20 @@ MICROGRAPH = "rlnMicrographName"
 
 
 def check_particles(particles: ParticleSet) -> None:
-    """MetadataError for particles without poses, of tilt series, or stretched ones times their CTF."""
+    """MetadataError for particles without poses, of tilt series, or multiplied by their CTF.
+
+    The last keep the CTF that they were multiplied by, whatever a table says later.
+    """
     if particles.rotation is None or particles.shift_xyz_angstrom is None:
         raise MetadataError("the particles have no poses; refine them first")
     if len(particles.views) != len(particles):
         raise MetadataError("CTFs of single particles are refined, found particles of tilt series")
     for group in particles.optics:
-        if group.ctf_premultiplied and group.magnification != UNDISTORTED:
+        if group.ctf_premultiplied:
             raise MetadataError(
-                f"optics group {group.name} has images that were multiplied by their CTF and a magnification "
-                "matrix; refine the images as they were extracted"
+                f"optics group {group.name} has images that were multiplied by their CTF "
+                "(rlnCtfDataAreCtfPremultiplied), which a refined CTF would no longer describe; refine with "
+                "images that were not, then multiply them anew"
             )
 
 

@@ -37,6 +37,7 @@ from parhelion.model.volume import Volume
 NOISE_SAMPLE = 1000
 STAGES = ((0.5, 2), (0.71, 3), (1.0, 10))
 """Shares of the resolution limit, and the most steps at each: phases of several radians are found in turn."""
+LEAST_SHELLS = 8.0
 CONVERGED = 0.05
 """Standard errors below which a step changes nothing."""
 SIGNIFICANCE = 0.01
@@ -167,13 +168,13 @@ class _Refinement:
         start, limit = self.work.start, self.references.highest_shell
         unchanged = start.unchanged()
         before = measure(self.work, unchanged, limit)
-        self._check_agreement(before)
         self._leave_out_unusable()
+        self._check_agreement(before)
         frozen, reasons = self._frozen()
         (first, most), *later = STAGES
-        changes, solution = self._stage(unchanged, max(first * limit, 8.0), most, frozen)
+        changes, solution = self._stage(unchanged, self._limit(first), most, frozen)
         for share, most in later:
-            changes, solution = self._stage(changes, max(share * limit, 8.0), most, frozen)
+            changes, solution = self._stage(changes, self._limit(share), most, frozen)
         blocks = self._blocks(changes, solution, frozen, reasons)
         dropped = frozen | self._not_kept(blocks)
         if (dropped != frozen).any():
@@ -200,6 +201,11 @@ class _Refinement:
             pictures=phase_pictures(self.work, changes, weights, limit),
         )
 
+    def _limit(self, share: float) -> float:
+        """Shells of a stage: a share of all, but not so few that they show no ring of the CTF."""
+        limit = self.references.highest_shell
+        return float(min(limit, max(share * limit, LEAST_SHELLS)))
+
     def _check_agreement(self, before: Agreement) -> None:
         """InputError where images and reference have nothing in common: all that follows would fit noise."""
         found = before.significance()
@@ -222,6 +228,8 @@ class _Refinement:
             return
         rows = np.unique(self.work.start.particles.views.particle[sorted(bad)])
         self.work.used[rows] = False
+        if not self.work.used.any():
+            raise InputError("none of the particles has a usable image (all are constant or not finite)")
         if self.work.slice_cache is not None:
             self.work.slice_cache.clear()
         self.observer.notice(
@@ -293,7 +301,14 @@ class _Refinement:
         particle[:, 1:] = np.clip(particle[:, 1:], -reach, reach)
         sloped = [column.kind == "slice" for column in self.work.start.layout.group]
         bound = np.where(sloped, LARGEST_STRETCH, np.inf)
-        return replace(changes, particle=particle, group=np.clip(changes.group, -bound, bound))
+        focus = [column.name == "defocus" for column in self.work.start.layout.micrograph]
+        far = np.where(focus, reach, np.inf)
+        return replace(
+            changes,
+            particle=particle,
+            micrograph=np.clip(changes.micrograph, -far, far),
+            group=np.clip(changes.group, -bound, bound),
+        )
 
     def _blocks(
         self, changes: Changes, solution: Solution, frozen: np.ndarray, reasons: dict[int, str]

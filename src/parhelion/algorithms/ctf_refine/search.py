@@ -9,6 +9,7 @@ times sines and cosines of α. The numbers are summed once, and any number of ch
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,9 @@ from parhelion.engine.predict import FourierVolume
 
 RINGS = 192
 """Rings of equal width in s²: α differs by less than 0.1 radians within one, for 1000 Å at 2.5 Å."""
+
+AT_A_TIME = 64
+"""Changes of the defocus that are looked at together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +45,7 @@ def search_defocus(
 
     The amplitude of each particle is that which fits each defocus best.
     """
-    found = list(_ring_sums(work, changes, limit, weights))
+    found = _ring_sums(work, changes, limit, weights)
     reach, step = settings.defocus_range_angstrom, settings.defocus_step_angstrom
     grid = np.arange(-np.floor(reach / step), np.floor(reach / step) + 0.5) * step
     columns = [column.name for column in work.start.layout.columns]
@@ -64,7 +68,8 @@ def search_defocus(
     return Changes(particle=changes.particle, micrograph=middle, group=changes.group)
 
 
-def _ring_sums(work: Work, changes: Changes, limit: float, weights: np.ndarray) -> list[_Rings]:
+def _ring_sums(work: Work, changes: Changes, limit: float, weights: np.ndarray) -> Iterator[_Rings]:
+    """Ring sums chunk by chunk: those of all particles together would take eight kilobytes each."""
     count = work.points.count(limit)
     s2 = (work.points.radius[:count] / work.loader.extent_angstrom) ** 2
     ring = np.minimum((s2 / s2[-1] * RINGS).astype(np.int64), RINGS - 1)
@@ -90,7 +95,7 @@ def _ring_sums(work: Work, changes: Changes, limit: float, weights: np.ndarray) 
             turn=math.pi * model.wavelength_angstrom * centre,
         )
 
-    return list(mapped(work, work.start.optics(changes), limit, weights, one))
+    return mapped(work, work.start.optics(changes), limit, weights, one)
 
 
 def _summed(values: Tensor, index: Tensor) -> Tensor:
@@ -100,6 +105,9 @@ def _summed(values: Tensor, index: Tensor) -> Tensor:
 
 def _scores(rings: _Rings, changes: np.ndarray) -> np.ndarray:
     """Log-likelihood ``(n, changes)`` at ``changes (n, c)`` of the defocus in Å, with the best amplitudes."""
+    if changes.shape[1] > AT_A_TIME:
+        pieces = range(0, changes.shape[1], AT_A_TIME)
+        return np.concatenate([_scores(rings, changes[:, i : i + AT_A_TIME]) for i in pieces], axis=1)
     angle = changes[:, :, None] * rings.turn
     sine, cosine = np.sin(angle), np.cos(angle)
     data_sine, data_cosine, power, cosine2, sine2 = (rings.sums[:, None, i] for i in range(5))

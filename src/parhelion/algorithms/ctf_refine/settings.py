@@ -16,6 +16,8 @@ LEAST_OF_GROUP = 20
 """Particles below which the parameters of an optics group stay as they are."""
 LEAST_OF_MICROGRAPH = 3
 """The same for those of a micrograph."""
+MOST_STEPS = 1000
+"""Steps of the defocus search to each side; least squares finds what lies between them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +51,11 @@ class CtfRefineSettings:
             raise ParameterError(
                 f"the defocus step ({self.defocus_step_angstrom:g} Å) is not between 0 and the range "
                 f"({self.defocus_range_angstrom:g} Å)"
+            )
+        if self.defocus_range_angstrom > MOST_STEPS * self.defocus_step_angstrom:
+            raise ParameterError(
+                f"a defocus step of {self.defocus_step_angstrom:g} Å makes more than {MOST_STEPS} steps of "
+                f"the range of {self.defocus_range_angstrom:g} Å; take a coarser step, least squares refine it"
             )
 
 
