@@ -94,6 +94,8 @@ def test_it_stops_after_a_last_round_with_all_particles() -> None:
     assert short[2].search  # some have no pose yet
     assert short[2].searched == 0
     assert "most allowed" in short[3].reason
+    (only, _) = follow(replace(SETTINGS, most_rounds=1), [12.0])
+    assert only.share == 1 and only.search
 
 
 def test_scores_weigh_once_the_limit_is_fine() -> None:

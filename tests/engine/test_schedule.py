@@ -113,6 +113,15 @@ def test_rounds_are_limited() -> None:
     assert "most allowed" in plans[1].reason
 
 
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_the_last_round_allowed_looks_at_all_particles(most) -> None:
+    """Particles that no round has looked at would have no pose."""
+    plans = follow(replace(SETTINGS, most_rounds=most, share=0.1), [outcome(10), outcome(14), outcome(18)])
+    assert isinstance(plans[-1], Stop) and len(plans) == most + 1
+    assert [p.share for p in plans[:-1]] == [0.1] * (most - 1) + [1.0]
+    assert plans[-2].search
+
+
 def test_a_share_grows_and_everything_is_searched_before_the_search_ends() -> None:
     plans = follow(replace(SETTINGS, share=0.1, best=0.8), [outcome(17, 0.4, 0.0)] * 30)
     rounds = [p for p in plans if isinstance(p, Plan)]

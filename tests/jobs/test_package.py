@@ -202,6 +202,30 @@ def test_classes_of_a_refinement_go_on(run, package, tmp_path) -> None:
     assert anew.figures["classes"] == 1
 
 
+def test_maps_of_a_refinement_of_several_classes_are_found(package, tmp_path) -> None:
+    own, folder = read_particles(package.outputs["particles"]), tmp_path / "several"
+    finished(folder, package.outputs["particles"], own)
+    record = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+    names = [[f"{what}_{k:03d}.mrc" for k in (1, 2)] for what in ("map", "half1", "half2")]
+    record["outputs"] |= dict(zip(("class_maps", "class_half1", "class_half2"), names))
+    (folder / "job.json").write_text(json.dumps(record), encoding="utf-8")
+    (found,) = read_package(package.folder).refinements
+    listed = (found.maps, found.half1, found.half2)
+    assert [[path.removeprefix(f"{folder}/") for path in one] for one in listed] == names
+
+
+@pytest.mark.parametrize(
+    "record",
+    [{"outputs": {"map": [7]}}, {"outputs": []}, {"figures": None}, {"inputs": [3]}],
+)
+def test_damaged_records_beside_a_package_are_passed_over(package, tmp_path, record) -> None:
+    own, folder = read_particles(package.outputs["particles"]), tmp_path / "odd"
+    finished(folder, package.outputs["particles"], own)
+    whole = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+    (folder / "job.json").write_text(json.dumps(whole | record), encoding="utf-8")
+    assert read_package(package.folder).refinements == ()
+
+
 def test_tables_of_one_class_each_are_merged(run, simulated, tmp_path) -> None:
     particles = read_particles(simulated["truth"])
     paths = []
@@ -351,7 +375,15 @@ def test_options_that_make_no_sense_are_refused(run, simulated, molecule, option
 def test_damaged_and_missing_packages_are_named(run, package, tmp_path) -> None:
     described = package.outputs["package"]
     text = described.read_text(encoding="utf-8")
-    for wrong in (text[:50], "[]", text.replace('"count": 60', '"count": -1')):
+    for wrong in (
+        text[:50],
+        "[]",
+        text.replace('"count": 60', '"count": -1'),
+        text.replace('"particles.star"', '"../particles.star"'),
+        text.replace('"reference_001.mrc"', '"/reference_001.mrc"'),
+        text.replace('"half1_001.mrc"', "5"),
+    ):
+        assert wrong != text
         described.write_text(wrong, encoding="utf-8")
         with pytest.raises(FormatError, match=r"package\.json"):
             run("package", input=package.folder, output=tmp_path / "again")

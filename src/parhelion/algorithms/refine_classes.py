@@ -243,7 +243,7 @@ def _with_refined_poses(found: Classification, classes: list[RefinedClass]) -> P
     for one in classes:
         if one.refined is None:
             continue
-        rows = np.flatnonzero(particles.class_number == one.number)
+        rows = np.delete(np.flatnonzero(particles.class_number == one.number), one.refined.unusable)
         rotation[rows] = one.refined.particles.rotation
         shift[rows] = one.refined.particles.shift_xyz_angstrom
         for name in FITS:

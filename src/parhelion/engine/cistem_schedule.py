@@ -45,7 +45,8 @@ def bleeding_shells(settings: ScheduleSettings) -> int:
 def first_plan(settings: ScheduleSettings) -> Plan:
     """Everywhere, at the starting map's resolution, with the share of the settings."""
     limit = min(settings.extent_angstrom / settings.initial_resolution_angstrom, settings.max_shell)
-    return _plan(settings, 0, limit, settings.share, searched=1.0, search=settings.search)
+    share = settings.share if settings.most_rounds > 1 else 1.0
+    return _plan(settings, 0, limit, share, searched=1.0, search=settings.search)
 
 
 def next_plan(

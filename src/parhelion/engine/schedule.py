@@ -104,7 +104,8 @@ class Stop:
 def first_plan(settings: ScheduleSettings) -> Plan:
     """The first round: everywhere, at the starting map's resolution."""
     limit = min(settings.extent_angstrom / settings.initial_resolution_angstrom, settings.max_shell)
-    return plan_of(settings, 0, settings.search, limit, settings.shift_angstrom, settings.share)
+    share = settings.share if settings.most_rounds > 1 else 1.0
+    return plan_of(settings, 0, settings.search, limit, settings.shift_angstrom, share)
 
 
 def next_plan(
@@ -141,6 +142,8 @@ def next_plan(
     radius = max(settings.shift_angstrom * 0.6, 1.5 * plan.shift_step_angstrom)
     # more particles once these teach nothing new; rounds without a search look at all of them
     share = 1.0 if not search else plan.share if improved else min(1.0, GROWTH * plan.share)
+    if number == settings.most_rounds - 1:
+        share = 1.0  # no particle may be left without a pose
     return plan_of(settings, number, search, max(limit, 4.0), radius, share), progress
 
 

@@ -119,7 +119,16 @@ def _package(content: Mapping[str, Any]) -> Package:
     sizes = (package.mass_kda, package.largest_dimension_angstrom, package.pixel_size_angstrom)
     if not all(isinstance(n, int | float) and n > 0 for n in sizes):
         raise ValueError(f"mass, largest dimension and pixel size are above 0, found {sizes}")
+    _check_names(package)
     return package
+
+
+def _check_names(package: Package) -> None:
+    """ValueError for files of the package that are not in its folder."""
+    maps = [name for r in package.references for name in (r.map, r.half1, r.half2) if name is not None]
+    for name in (package.particles, *maps):
+        if not isinstance(name, str) or Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ValueError(f"a name of a file in the package's folder is expected, found {name!r}")
 
 
 def _refinement(entry: Mapping[str, Any]) -> Refinement:
@@ -149,8 +158,11 @@ def run_of(folder: Path, particles: Path | None = None) -> Refinement | None:
         content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         finished = content["status"] == "finished" and content["job"] in REFINING
         inputs = [Path(str(entry["absolute_path"])).resolve() for entry in content["inputs"]]
-        outputs = content["outputs"] if finished else {}
-        figures = content.get("figures", {})
+        written = {
+            name: tuple(str(folder / one) for one in ([listed] if isinstance(listed, str) else listed))
+            for name, listed in (content["outputs"] if finished else {}).items()
+        }
+        resolution = content.get("figures", {}).get("resolution_angstrom")
         when, job = str(content.get("finished", "")), str(content["job"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -158,19 +170,17 @@ def run_of(folder: Path, particles: Path | None = None) -> Refinement | None:
         return None
 
     def paths(*names: str) -> tuple[str, ...]:
-        listed: str | list[str] = next((outputs[name] for name in names if name in outputs), [])
-        return tuple(str(folder / one) for one in ([listed] if isinstance(listed, str) else listed))
+        return next((written[name] for name in names if name in written), ())
 
     tables = paths("particles")
-    resolution = figures.get("resolution_angstrom")
     return Refinement(
         number=0,
         job=job,
         folder=str(folder.resolve()),
         particles=tables[0] if tables else None,
-        maps=paths("map", "maps"),
-        half1=paths("half1", "half1s"),
-        half2=paths("half2", "half2s"),
+        maps=paths("map", "maps", "class_maps"),
+        half1=paths("half1", "class_half1"),
+        half2=paths("half2", "class_half2"),
         finished=when,
         resolution_angstrom=resolution if isinstance(resolution, int | float) else None,
     )

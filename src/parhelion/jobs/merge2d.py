@@ -1,4 +1,4 @@
-"""Make the class averages of several parts of the particles, classified apart with --partial-sums.
+"""Make class averages of particles that were classified in parts, with --partial-sums.
 
 Each part is a run of ``class2d --partial-sums --references CLASSES --cycles 1 --first N --last M`` with the
 same particles, references and options, on any machine. Sums are additive: the averages are those of one run
@@ -61,9 +61,9 @@ OUTPUTS = (
 
 
 def estimate(params: Params) -> Estimate:
-    """The sums, a few times."""
-    largest = max(path.stat().st_size for path in params.input)
-    return Estimate(memory_bytes=8 * largest, disk_bytes=2 * largest)
+    """All sums, and what is made of them."""
+    sizes = [path.stat().st_size for path in params.input]
+    return Estimate(memory_bytes=2 * sum(sizes) + 6 * max(sizes), disk_bytes=2 * max(sizes))
 
 
 def run(context: "Context", params: Params) -> Result:
