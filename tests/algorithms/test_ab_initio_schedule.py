@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from parhelion.algorithms.ab_initio_courses import inverted
-from parhelion.algorithms.ab_initio_plan import orientations, planned_bytes
+from parhelion.algorithms.ab_initio_plan import SHIFT_STEP, orientations, planned_bytes, shift_count
 from parhelion.algorithms.ab_initio_schedule import resets, round_plan, step_for
 from parhelion.algorithms.ab_initio_settings import AbInitioSettings
 from parhelion.engine.annealing import Annealing
+from parhelion.engine.search import shift_grid
 from parhelion.errors import ParameterError
 from parhelion.geometry.so3 import so3_grid
 from parhelion.images.masks import radius_grid
@@ -83,6 +84,21 @@ def test_memory_is_planned_for_every_class_and_for_a_finer_grid():
     for more in (replace(SETTINGS, classes=4), replace(SETTINGS, angular_step_deg=7.5)):
         assert planned_bytes(1000, 64, 3.0, more, 2**33)[0] > shared
         assert planned_bytes(1000, 64, 3.0, more, 2**33)[1] > thread
+
+
+def test_memory_holds_all_scores_of_a_particle():
+    """A wide range of shifts on a fine grid has more scores of one particle than a block has."""
+    _, thread = planned_bytes(1000, 64, 3.0, SETTINGS, 2**33)
+    wide = replace(SETTINGS, shift_range_angstrom=90.0, angular_step_deg=5.0)
+    narrow = replace(SETTINGS, shift_range_angstrom=20.0, angular_step_deg=5.0)
+    scores = planned_bytes(1000, 64, 3.0, wide, 2**33)[1] - planned_bytes(1000, 64, 3.0, narrow, 2**33)[1]
+    assert scores > 1e9 > thread
+
+
+def test_shifts_are_counted_as_they_are_made():
+    for radius in (0.3, 1.0, 2.0, 7.0):
+        made = len(shift_grid(radius, SHIFT_STEP))
+        assert made <= shift_count(radius) <= 6 * made + 3
 
 
 def test_an_inverted_map_has_the_other_deviation_from_its_spherical_average():

@@ -17,13 +17,19 @@ from torch import Tensor
 
 from parhelion.algorithms import preparation as prepare
 from parhelion.algorithms.ab_initio_courses import AT_THE_END, RoundDone, one_start, plan_of, volumes_of
-from parhelion.algorithms.ab_initio_plan import cache_bytes, kept_shell, map_box, planned_bytes
+from parhelion.algorithms.ab_initio_plan import (
+    cache_bytes,
+    kept_shell,
+    map_box,
+    planned_bytes,
+    shift_range,
+)
 from parhelion.algorithms.ab_initio_poses import assigned
 from parhelion.algorithms.ab_initio_rounds import AbInitioProblem, evidence_of, soft_round
 from parhelion.algorithms.ab_initio_schedule import shell_limits, step_for
 from parhelion.algorithms.ab_initio_settings import AbInitioResult, AbInitioSettings, Start
 from parhelion.algorithms.ab_initio_start import check_references, given_maps
-from parhelion.algorithms.map_alignment import align_maps
+from parhelion.algorithms.map_alignment import Alignment, align_maps
 from parhelion.algorithms.symmetry_search import find_symmetry
 from parhelion.contracts import Cancel, Executor, Observer, ParticleSource
 from parhelion.engine.loader import EDGE_PIXELS, ParticleLoader
@@ -48,7 +54,6 @@ __all__ = [
     "shell_limits",
 ]
 
-LEAST_SHIFT_ANGSTROM = 10.0
 # Particles set aside to judge the starts: a share of all, at most so many.
 JUDGE_SHARE, MOST_JUDGES = 0.2, 400
 NOISE_SAMPLE = 1000
@@ -145,7 +150,7 @@ def _problem(
         extent_angstrom=extent,
         first_shell=first,
         last_shell=last,
-        shift_angstrom=settings.shift_range_angstrom or max(0.1 * diameter, LEAST_SHIFT_ANGSTROM),
+        shift_angstrom=shift_range(settings),
         solvent=_solvent(settings, box, extent / box),
         executor=executor,
         observer=observer,
@@ -236,6 +241,8 @@ def _compared(
     targets = volumes_of(problem, maps[chosen])
     starts = []
     for number, volumes in enumerate(maps):
+        problem.cancel.check()
+        problem.observer.progress("starts compared", float(number + 1), float(len(maps)))
         aligned, agreement = targets, 1.0
         if number != chosen:
             aligned, agreement = _matched(problem, volumes_of(problem, volumes), targets, number)
@@ -257,7 +264,7 @@ def _matched(
     """``volumes`` in the order and the frames of the ``targets`` they are most like, and the mean FSC."""
     last = int(problem.last_shell) + 1
     try:
-        pairs = [[align_maps(volume, target) for target in targets] for volume in volumes]
+        pairs = [[_pair(problem, volume, target) for target in targets] for volume in volumes]
     except InputError as error:
         problem.observer.notice(f"start {number + 1} cannot be compared: {error}")
         return volumes, 0.0
@@ -266,6 +273,11 @@ def _matched(
     order = rows[np.argsort(columns)]
     ordered = tuple(pairs[row][column].aligned for column, row in enumerate(order))
     return ordered, float(agreement[rows, columns].mean())
+
+
+def _pair(problem: AbInitioProblem, volume: Volume, target: Volume) -> Alignment:
+    problem.cancel.check()
+    return align_maps(volume, target)
 
 
 def _with_symmetry(

@@ -13,6 +13,9 @@ from parhelion.engine.soft import BLOCK
 from parhelion.geometry.so3 import SPACING_AT_NSIDE_1_DEG
 
 MASK_MARGIN_SHELLS = 2
+LEAST_SHIFT_ANGSTROM = 10.0
+SHIFT_STEP = 0.4
+"""Step of the grid of shifts, in units of the resolution limit."""
 CHUNK = 64
 # Comparing starts, seeking axes, and what the allocator keeps between rounds (measured).
 COMPARISON_BYTES = 300_000_000
@@ -44,7 +47,19 @@ def planned_bytes(
     )
     shared = cache + 3 * sums + maps + 1500 * count + ENGINE_BYTES + COMPARISON_BYTES
     images = 5 * 4 * CHUNK * box**2
-    return shared, 2 * sums + 5 * 4 * BLOCK + images
+    # scores of one particle at least are in memory at once
+    scores = settings.classes * orientations(step) * shift_count(shift_range(settings) * last / extent)
+    return shared, 2 * sums + 5 * 4 * max(BLOCK, scores) + images
+
+
+def shift_range(settings: AbInitioSettings) -> float:
+    """How far from the centre of its box a particle is looked for, in Å."""
+    return settings.shift_range_angstrom or max(0.1 * settings.diameter_angstrom, LEAST_SHIFT_ANGSTROM)
+
+
+def shift_count(radius: float) -> int:
+    """About how many shifts are looked at within ``radius``, in units of the resolution limit."""
+    return math.ceil(math.pi * (radius / SHIFT_STEP + 1) ** 2)
 
 
 def orientations(step_deg: float) -> int:

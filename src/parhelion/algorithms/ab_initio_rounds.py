@@ -10,7 +10,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from parhelion.algorithms.ab_initio_plan import CHUNK
+from parhelion.algorithms.ab_initio_plan import CHUNK, SHIFT_STEP
 from parhelion.algorithms.ab_initio_schedule import RoundPlan
 from parhelion.contracts import Cancel, Executor, Observer
 from parhelion.engine.loader import ParticleLoader
@@ -31,7 +31,6 @@ FUDGE, LEAST_PRIOR, MOST_PRIOR = 4.0, 0.02, 0.5
 # What is left of negative density, which is mostly noise and CTF fringes.
 NEGATIVE = 0.2
 RECENTRED, MASKED = 0.7, 0.3
-SHIFT_STEP = 0.4
 
 
 @dataclass(frozen=True, kw_only=True)

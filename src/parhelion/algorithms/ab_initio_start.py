@@ -6,10 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from parhelion.algorithms.ab_initio_plan import CHUNK
 from parhelion.algorithms.ab_initio_rounds import AbInitioProblem, shifts_of
 from parhelion.algorithms.ab_initio_schedule import FIRST_BATCH
 from parhelion.engine.noise import background_noise
 from parhelion.engine.scale import reference_scale
+from parhelion.engine.score import chunks
 from parhelion.engine.update import MapSums, complete_mates, solve
 from parhelion.errors import InputError, ParameterError
 from parhelion.fourier.filters import lowpass
@@ -39,13 +41,16 @@ def _random_map(problem: AbInitioProblem, chosen: np.ndarray, rng: np.random.Gen
     loader, points = problem.loader, problem.loader.points
     rows = np.sort(chosen)
     count = points.count(problem.first_shell)
-    batch = loader.batch(rows, count).whitened(problem.noise.to(loader.device))
     turns = torch.from_numpy(random_rotations(len(rows), rng)).to(loader.device)
-    rotations = torch.einsum("vij,njk->vnik", torch.from_numpy(loader.tilts).to(loader.device), turns)
+    tilts, noise = torch.from_numpy(loader.tilts).to(loader.device), problem.noise.to(loader.device)
     sums = MapSums.zeros(problem.box, points.max_shell, loader.device)
-    for view in range(len(rotations)):
-        values = (batch.data[:, view] * batch.ctf[:, view]).contiguous()
-        sums.add([(rotations[view].contiguous(), values, batch.ctf[:, view].square().contiguous())], points)
+    for piece in chunks(torch.arange(len(rows)), CHUNK):
+        batch = loader.batch(rows[piece.numpy()], count).whitened(noise)
+        rotations = torch.einsum("vij,njk->vnik", tilts, turns[piece.to(loader.device)])
+        for view in range(len(rotations)):
+            values = (batch.data[:, view] * batch.ctf[:, view]).contiguous()
+            slices = (rotations[view].contiguous(), values, batch.ctf[:, view].square().contiguous())
+            sums.add([slices], points)
     prior = torch.full((points.max_shell + 1,), FIRST_PRIOR, dtype=torch.float64)
     return solve(complete_mates(sums), prior, problem.first_shell).cpu() * torch.from_numpy(
         problem.solvent.sphere

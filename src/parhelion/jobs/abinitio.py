@@ -227,12 +227,15 @@ SECONDS_PER_IMAGE = 1e-3
 def estimate(params: Params) -> Estimate:
     """What ``algorithms.ab_initio`` plans for the table's particles."""
     from parhelion.algorithms.ab_initio import planned_bytes
+    from parhelion.algorithms.ab_initio_schedule import wanted_particles
     from parhelion.jobs._particles import size_of
     from parhelion.run.memory import available_bytes
 
     count, box, pixel = size_of(params.input, params.pixel_size)
     settings = _settings(params, 0)
-    per_round = min(params.batch * settings.classes, count)
+    per_round: float = min(wanted_particles(settings, 1.0, count, 1), count)
+    if settings.best_percent < 100:  # to look at a particle is half of the work
+        per_round += 0.5 * min(count, 100 * per_round / settings.best_percent)
     shared, per_thread = planned_bytes(count, box, pixel, settings, available_bytes())
     kept = params.starts * (1 + len(kept_rounds(params))) + 1
     return Estimate(

@@ -146,6 +146,8 @@ def test_what_cannot_be_is_refused(volume):
         simulate_particles(volume, 5, snr=1.0, noise_spectrum=np.ones(4))
     with pytest.raises(ParameterError, match="constant"):
         simulate_particles(Volume(data=np.zeros((16,) * 3, np.float32), pixel_size_angstrom=2.0), 5, snr=1.0)
+    with pytest.raises(ParameterError, match="turns images over"):
+        Microscope(magnification=(-1.0, 0.0, 0.0, 1.0))
     with pytest.raises(ParameterError, match="voltage_kv"):
         Microscope(voltage_kv=3000)
     with pytest.raises(ParameterError, match="rotation"):

@@ -54,8 +54,8 @@ class CtfRefineSettings:
             )
         if self.defocus_range_angstrom > MOST_STEPS * self.defocus_step_angstrom:
             raise ParameterError(
-                f"a defocus step of {self.defocus_step_angstrom:g} Å makes more than {MOST_STEPS} steps of "
-                f"the range of {self.defocus_range_angstrom:g} Å; take a coarser step, least squares refine it"
+                f"a step of {self.defocus_step_angstrom:g} Å makes more than {MOST_STEPS} steps of the "
+                f"range of {self.defocus_range_angstrom:g} Å; take a coarser one, least squares refine it"
             )
 
 

@@ -60,6 +60,11 @@ class Microscope:
             ("magnification (least stretch)", float(stretch.min()), 0.8, 1.25),
             ("magnification (largest stretch)", float(stretch.max()), 0.8, 1.25),
         )
+        if np.linalg.det(np.reshape(self.magnification, (2, 2))) <= 0:
+            raise ParameterError(
+                f"the magnification matrix {self.magnification} turns images over; its determinant must be "
+                "positive"
+            )
         for name, value, least, most in checks:
             if not least <= value <= most:
                 raise ParameterError(f"{name}: expected {least:g} to {most:g}, found {value:g}")
