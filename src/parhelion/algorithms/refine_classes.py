@@ -163,6 +163,26 @@ def refine_classes(
     )
     told = np.setdiff1d(np.arange(len(together.particles)), found.unusable)
     source = ImagesOf(source, together.particles, told)
+    classes = _each_refined(found, source, settings, together, observer, checkpoints, after_round, kept)
+    return RefinedClasses(
+        together=together,
+        classification=found,
+        classes=tuple(classes),
+        particles=_with_refined_poses(found, classes),
+    )
+
+
+def _each_refined(
+    found: Classification,
+    source: ParticleSource,
+    settings: ClassesSettings,
+    together: RefineResult,
+    observer: Observer,
+    checkpoints: Path | None,
+    after_round: Callable[[str, RoundMaps], None] | None,
+    kept: dict[str, Any],
+) -> list[RefinedClass]:
+    """The refinement of every class, one after the other; ``kept`` is what ``refine3d`` takes besides."""
     classes = []
     for number, one in enumerate(found.classes, 1):
         name = f"class_{number:03d}"
@@ -180,12 +200,7 @@ def refine_classes(
                 **kept,
             )
         )
-    return RefinedClasses(
-        together=together,
-        classification=found,
-        classes=tuple(classes),
-        particles=_with_refined_poses(found, classes),
-    )
+    return classes
 
 
 def _folder(checkpoints: Path | None, name: str) -> Path | None:

@@ -19,7 +19,7 @@ from parhelion.engine.noise import background_noise
 from parhelion.engine.points import FourierPoints
 from parhelion.engine.scale import reference_scale
 from parhelion.engine.schedule import SEARCH_CYCLES, Progress, ScheduleSettings
-from parhelion.engine.search_view import search_points, search_view
+from parhelion.engine.search_view import SearchView, search_points, search_view
 from parhelion.engine.solvent import Solvent
 from parhelion.engine.state import RefineState
 from parhelion.errors import InputError, MetadataError, ParameterError
@@ -161,9 +161,50 @@ def make_problem(
 ) -> Problem:
     """What does not change from round to round, from completed settings and a mask on the particles' grid."""
     box, pixel = source.box, particles.optics[0].pixel_size_angstrom
+    memory = memory_plan(len(particles), box, pixel, settings, available_bytes)
+    loader, view = _loaders(particles, source, settings, memory, device)
+    solvent = Solvent.within(
+        box,
+        pixel,
+        float(settings.diameter_angstrom or 0),
+        automatic=settings.automatic_mask,
+        given=None if mask is None else _given_mask(mask, settings.mask_edge_angstrom),
+        outer_radius_angstrom=settings.outer_radius_angstrom,
+        inner_radius_angstrom=settings.inner_radius_angstrom,
+        edge_angstrom=settings.mask_edge_angstrom,
+        outside_weight=settings.outside_weight,
+        outside_lowpass_angstrom=settings.outside_lowpass_angstrom,
+    )
+    return Problem(
+        loader=loader,
+        schedule=_schedule(settings, loader),
+        symmetry=symmetry_group(settings.symmetry),
+        solvent=solvent,
+        executor=executor,
+        observer=observer,
+        cancel=cancel,
+        seed=settings.seed,
+        top=settings.top,
+        chunk=memory.chunk,
+        view=view,
+        low_shell=box * pixel / (settings.low_resolution_angstrom or np.inf),
+        blurring=settings.blurring,
+        smoothing=settings.smoothing,
+        centre=settings.centre,
+    )
+
+
+def _loaders(
+    particles: ParticleSet,
+    source: ParticleSource,
+    settings: RefineSettings,
+    memory: MemoryPlan,
+    device: torch.device,
+) -> tuple[ParticleLoader, SearchView | None]:
+    """The images as the refinement sees them, and as the search does where that differs."""
+    box, pixel = source.box, particles.optics[0].pixel_size_angstrom
     diameter = float(settings.diameter_angstrom or 0)
     shell = prepare.highest_shell(box, pixel, settings.resolution_limit_angstrom)
-    memory = memory_plan(len(particles), box, pixel, settings, available_bytes)
     mask_diameter = prepare.mask_diameter(diameter, box, pixel, EDGE_PIXELS)
     more = _view_bytes(settings, box, pixel, diameter)
     for_search = int(memory.cache_bytes * more / (more + transform_bytes(box, shell) + 400))
@@ -187,47 +228,22 @@ def make_problem(
         cache_bytes=memory.cache_bytes - for_search,
         device=device,
     )
-    schedule = ScheduleSettings(
-        extent_angstrom=box * pixel,
-        diameter_angstrom=diameter,
+    return loader, view
+
+
+def _schedule(settings: RefineSettings, loader: ParticleLoader) -> ScheduleSettings:
+    return ScheduleSettings(
+        extent_angstrom=loader.extent_angstrom,
+        diameter_angstrom=float(settings.diameter_angstrom or 0),
         initial_resolution_angstrom=float(settings.initial_resolution_angstrom or 0),
-        max_shell=shell,
+        max_shell=loader.points.max_shell,
         shift_angstrom=float(settings.shift_angstrom or 0),
         most_rounds=settings.most_rounds,
         search=not settings.local,
-        share=_first_share(settings, len(particles)),
+        share=_first_share(settings, len(loader.particles)),
         best=settings.best_percent / 100,
         score_weight=settings.score_weight,
         scheme=settings.scheme,
-    )
-    solvent = Solvent.within(
-        box,
-        pixel,
-        diameter,
-        automatic=settings.automatic_mask,
-        given=None if mask is None else _given_mask(mask, settings.mask_edge_angstrom),
-        outer_radius_angstrom=settings.outer_radius_angstrom,
-        inner_radius_angstrom=settings.inner_radius_angstrom,
-        edge_angstrom=settings.mask_edge_angstrom,
-        outside_weight=settings.outside_weight,
-        outside_lowpass_angstrom=settings.outside_lowpass_angstrom,
-    )
-    return Problem(
-        loader=loader,
-        schedule=schedule,
-        symmetry=symmetry_group(settings.symmetry),
-        solvent=solvent,
-        executor=executor,
-        observer=observer,
-        cancel=cancel,
-        seed=settings.seed,
-        top=settings.top,
-        chunk=memory.chunk,
-        view=view,
-        low_shell=box * pixel / (settings.low_resolution_angstrom or np.inf),
-        blurring=settings.blurring,
-        smoothing=settings.smoothing,
-        centre=settings.centre,
     )
 
 
