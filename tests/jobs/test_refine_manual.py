@@ -91,15 +91,20 @@ def test_results_go_on_from_class_tables_and_to_cistem(run, truth, maps, tmp_pat
     assert np.allclose(rows["cisTEMScore"].astype(float), there["cisTEMScore"].astype(float), atol=0.01)
     shorter = tmp_path / "shorter.star"
     write_particles(shorter, read_particles(tables[1]).take(np.arange(70)))
-    with pytest.raises(MetadataError, match="no row for 10 of 80 particles"):
-        run(
-            "refine_manual",
-            input=truth,
-            references=maps,
-            class_particles=[tables[0], shorter],
-            output=tmp_path / "third",
-            **SIZE,
-        )
+    twice = tmp_path / "twice.star"
+    twice.write_text(tables[1].read_text().replace("000080@", "000001@"))
+    for number, (table, message) in enumerate(
+        ((shorter, "no row for 10 of 80 particles"), (twice, "some images more than once"))
+    ):
+        with pytest.raises(MetadataError, match=message):
+            run(
+                "refine_manual",
+                input=truth,
+                references=maps,
+                class_particles=[tables[0], table],
+                output=tmp_path / f"third{number}",
+                **SIZE,
+            )
 
 
 def test_particles_without_poses_are_searched(run, truth, maps) -> None:
@@ -229,6 +234,8 @@ WRONG = [
     ({"mask_edge": 5.0}, "--mask-edge does nothing without --mask"),
     ({"outside_lowpass": 20.0}, "--outside-lowpass does nothing without --outside-weight"),
     ({"align": "local", "angular_step": 5.0}, "--angular-step does nothing without --align global"),
+    ({"angular_step": 5.0}, "does nothing without --align global: the particles have poses"),
+    ({"class_resolution": 130.0}, "nothing would be left to compare"),
     ({"align": "none", "refine_parameters": ("psi",)}, "--refine-parameters does nothing without"),
     ({"align": "global", "refine_parameters": ("psi",)}, "cannot keep theta, phi"),
     ({"refine_parameters": ("rot",)}, "--refine-parameters"),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from parhelion.engine.score_weights import score_bfactor, without_defocus
+from parhelion.engine.score_weights import best_scores, mean_defocus, score_bfactor, without_defocus
 from parhelion.errors import InputError, MetadataError, ParameterError
 from parhelion.model.occupancy import occupancies
 from parhelion.model.particles import ParticleSet
@@ -71,9 +71,9 @@ def particle_weights(particles: ParticleSet, settings: WeightSettings) -> Partic
     if scores is not None:
         total = share.sum(0)
         if settings.adjust_scores:
-            scores = without_defocus(scores, _mean_defocus(particles), total)
+            scores = without_defocus(scores, mean_defocus(particles), total)
         if settings.score_threshold > 0:
-            share = share * _kept(scores, total, settings.score_threshold)
+            share = share * best_scores(scores, total, settings.score_threshold)
             total = share.sum(0)
         constant = USUAL_CONSTANT if constant is None else constant
         if constant and total.sum() > 0:
@@ -86,18 +86,6 @@ def particle_weights(particles: ParticleSet, settings: WeightSettings) -> Partic
     return ParticleWeights(
         share=share, bfactor=bfactor, exposure=_exposure(particles) if settings.exposure else None
     )
-
-
-def _kept(scores: np.ndarray, weight: np.ndarray, threshold: float) -> np.ndarray:
-    """True for the particles above the threshold, a score or the share of all occupancy that is kept."""
-    if threshold > 1:
-        return np.asarray(scores >= threshold)
-    order = np.argsort(-scores, kind="stable")
-    reached = np.cumsum(weight[order])
-    count = int(np.searchsorted(reached, threshold * reached[-1] * (1 - 1e-12))) + 1
-    kept = np.zeros(len(scores), bool)
-    kept[order[:count]] = True
-    return kept
 
 
 def _shares(particles: ParticleSet, settings: WeightSettings) -> np.ndarray:
@@ -141,13 +129,6 @@ def _column(particles: ParticleSet, label: str) -> np.ndarray:
     if len(bad):
         raise MetadataError(f"{label} of particle {bad[0] + 1} is no finite number (of {len(bad)} such)")
     return values
-
-
-def _mean_defocus(particles: ParticleSet) -> np.ndarray:
-    views = particles.views
-    mean = (views.defocus_u_angstrom + views.defocus_v_angstrom) / 2
-    total = np.bincount(views.particle, weights=mean, minlength=len(particles))
-    return np.asarray(total / np.bincount(views.particle, minlength=len(particles)).clip(1))
 
 
 def _exposure(particles: ParticleSet) -> np.ndarray:

@@ -91,6 +91,31 @@ class Blurring:
         return (2 * cross - slices.abs().square().sum(1, keepdim=True)).double()
 
 
+def blurring_around(
+    volume: FourierVolume,
+    loader: ParticleLoader,
+    count: int,
+    angle_step_rad: float,
+    shift_step: float,
+    smoothing: float,
+) -> Blurring:
+    """Blurring against ``volume``, at the particles' scale, on the first ``count`` points; ``shift_step`` in
+    units of the extent."""
+    steps, points = np.arange(-STEPS, STEPS + 1), loader.points
+    axis = angle_step_rad * steps[:, None] * np.array([0.0, 0.0, 1.0])
+    x, y = (grid.ravel() for grid in np.meshgrid(shift_step * steps, shift_step * steps))
+    shifts = torch.from_numpy(np.stack([x, y, np.zeros_like(x)], axis=1)).to(loader.device)
+    kx, ky = points.kx.to(loader.device), points.ky.to(loader.device)
+    return Blurring(
+        volume=volume,
+        count=count,
+        turns=torch.from_numpy(exp_so3(axis)),
+        ramps=phase_ramp(shifts, torch.from_numpy(loader.tilts).to(loader.device), kx, ky)[:, 0],
+        kx_ky=(kx, ky),
+        smoothing=smoothing,
+    )
+
+
 def make_blurring(
     reference: Volume,
     loader: ParticleLoader,
@@ -115,19 +140,7 @@ def make_blurring(
     data = torch.from_numpy(np.array(reference.data, np.float32)).to(loader.device)
     volume = fourier_volume(data, points.max_shell)
     step = ANGLE_STEP * resolution / (diameter_angstrom / 2)
-    angles = step * np.arange(-STEPS, STEPS + 1)
-    grid = SHIFT_STEP * resolution / extent * np.arange(-STEPS, STEPS + 1)
-    x, y = (axis.ravel() for axis in np.meshgrid(grid, grid))
-    shifts = torch.from_numpy(np.stack([x, y, np.zeros_like(x)], axis=1)).to(loader.device)
-    kx, ky = points.kx.to(loader.device), points.ky.to(loader.device)
-    blurring = Blurring(
-        volume=volume,
-        count=count,
-        turns=torch.from_numpy(exp_so3(angles[:, None] * np.array([0.0, 0.0, 1.0]))),
-        ramps=phase_ramp(shifts, torch.from_numpy(loader.tilts).to(loader.device), kx, ky)[:, 0],
-        kx_ky=(kx, ky),
-        smoothing=smoothing,
-    )
+    blurring = blurring_around(volume, loader, count, step, SHIFT_STEP * resolution / extent, smoothing)
     scale = _scale(blurring, loader, noise, rows)
     observer.notice(
         f"particles are blurred over {2 * STEPS + 1} angles {np.degrees(step):.2f} degrees apart and shifts "

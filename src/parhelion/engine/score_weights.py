@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from parhelion.model.particles import ParticleSet
+
 MOST_DEVIATIONS = 3.0
 """Scores are clipped this many standard deviations from their mean: an outlier must not become the map."""
 MOST_ANGSTROM2 = 100.0
@@ -26,6 +28,29 @@ def without_defocus(scores: np.ndarray, defocus_angstrom: np.ndarray, weight: np
         return scores
     slope = np.average(centred * scores, weights=weight) / spread
     return np.asarray(scores - slope * centred)
+
+
+def best_scores(scores: np.ndarray, weight: np.ndarray, threshold: float) -> np.ndarray:
+    """Which particles ``(n,)`` reach the threshold: all (0), the best that make up this share of all
+    ``weight`` (up to 1), or those of at least this score."""
+    if threshold <= 0:
+        return np.ones(len(scores), bool)
+    if threshold > 1:
+        return np.asarray(scores >= threshold)
+    order = np.argsort(-scores, kind="stable")
+    reached = np.cumsum(weight[order])
+    count = int(np.searchsorted(reached, threshold * reached[-1] * (1 - 1e-12))) + 1
+    kept = np.zeros(len(scores), bool)
+    kept[order[:count]] = True
+    return kept
+
+
+def mean_defocus(particles: ParticleSet) -> np.ndarray:
+    """Mean defocus in Å of each particle's views ``(n,)``."""
+    views = particles.views
+    mean = (views.defocus_u_angstrom + views.defocus_v_angstrom) / 2
+    total = np.bincount(views.particle, weights=mean, minlength=len(particles))
+    return np.asarray(total / np.bincount(views.particle, minlength=len(particles)).clip(1))
 
 
 def score_bfactor(scores: np.ndarray, weight: np.ndarray, constant_angstrom2: float) -> np.ndarray:

@@ -12,6 +12,11 @@ GENERAL, GLOBAL, CLASSES = "General refinement", "Global search", "Classificatio
 CTF, MAPS, MASKS = "CTF refinement", "Reconstruction", "Masking"
 IMAGES, REFERENCE = "Particles", "References"
 Angstrom = Annotated[float, Field(ge=-5000, le=5000)]
+SEARCHING = {
+    *("search_radius", "results_to_refine", "refine_input", "search_limit", "angular_step"),
+    *("shift_range", "shift_range_y"),
+}
+"""Options of a global search."""
 Parameter = Literal["psi", "theta", "phi", "x", "y"]
 
 
@@ -358,8 +363,6 @@ class ManualParams(AlignmentParams):
     @model_validator(mode="after")
     def _options_fit(self) -> "ManualParams":
         given = self.model_fields_set
-        searching = {"search_radius", "results_to_refine", "refine_input", "search_limit", "angular_step"}
-        searching |= {"shift_range", "shift_range_y"}
         for needed, names, wanted in (
             (self.focus_radius is not None, {"focus_centre"}, "--focus-radius"),
             (self.refine_defocus, {"defocus_range", "defocus_step"}, "--refine-defocus"),
@@ -367,7 +370,8 @@ class ManualParams(AlignmentParams):
             (self.mask is not None, {"mask_edge"}, "--mask"),
             (self.outside_weight > 0, {"outside_lowpass"}, "--outside-weight"),
             (self.score_weight > 0 or self.score_threshold > 0, {"adjust_scores"}, "--score-weight"),
-            (self.align in (None, "global"), searching, "--align global"),
+            # without --align the poses of the table decide (``_refine_manual_work.mode_of``)
+            (self.align in (None, "global"), SEARCHING, "--align global"),
             (self.align != "none", {"refine_parameters"}, "--align local or global"),
             (
                 self.references is not None,

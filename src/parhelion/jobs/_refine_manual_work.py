@@ -85,9 +85,20 @@ def refined(context: "Context", params: "ManualParams") -> Work:
 
 
 def mode_of(params: "ManualParams", particles: "ParticleSet") -> str:
-    """How particles are aligned: as asked for, else locally where they have poses."""
+    """How particles are aligned: as asked for, else locally where they have poses.
+
+    Raises ParameterError where options of a search would be ignored.
+    """
+    from parhelion.jobs._refine_manual_options import SEARCHING
+
     posed = particles.rotation is not None or params.class_particles or params.start_poses == "random"
-    return params.align or ("local" if posed else "global")
+    mode = params.align or ("local" if posed else "global")
+    if mode != "global" and (searching := SEARCHING & params.model_fields_set):
+        raise ParameterError(
+            f"--{min(searching).replace('_', '-')} does nothing without --align global: the particles have "
+            "poses, which are refined unless it is said"
+        )
+    return mode
 
 
 def manual_settings(params: "ManualParams", diameter: float, mode: str, seed: int) -> "ManualSettings":
@@ -203,8 +214,16 @@ def _class_poses(params: "ManualParams", particles: "ParticleSet") -> "tuple[Par
     found = []
     for path in params.class_particles or ():
         table = read_particles(path, pixel_size_angstrom=params.pixel_size)
-        at = {key: row for row, key in enumerate(_keys(table))}
-        wanted = _keys(particles)
+        keys, wanted = _keys(table), _keys(particles)
+        if keys == wanted:
+            found.append(table)
+            continue
+        at = {key: row for row, key in enumerate(keys)}
+        if len(at) < len(keys):
+            raise MetadataError(
+                f"{path} lists some images more than once (by file name and number) and in another order "
+                f"than {params.input}; give tables with the same particles in the same order"
+            )
         missing = [key for key in wanted if key not in at]
         if missing:
             raise MetadataError(

@@ -431,8 +431,59 @@ def test_matching_projections_look_like_their_particles(data) -> None:
     assert np.median(like) > 0.3 and np.median(like) > np.median(other) + 0.1
 
 
+def test_a_finished_run_that_is_resumed_projects_with_the_defocus_it_found(data, tmp_path) -> None:
+    made: list[np.ndarray] = []
+
+    def keep(first: int, images: np.ndarray, count: int) -> None:
+        made.append(images.copy())
+
+    for resume in (False, True):
+        refined(
+            data.images,
+            data.particles,
+            (data.truth,),
+            {"projections": keep, "checkpoints": tmp_path, "resume": resume},
+            parameters=(),
+            refine_defocus=True,
+            defocus_range_angstrom=4000.0,
+            defocus_step_angstrom=1000.0,
+        )
+    half = len(made) // 2
+    assert np.array_equal(np.concatenate(made[:half]), np.concatenate(made[half:]))
+
+
+def test_classes_share_the_prior_of_shifts_that_compares_them(data) -> None:
+    problem = problem_of(data, symmetry=("C1", "C1"))
+    near = data.near()
+    wide = replace(near, shift_xyz_angstrom=3 * near.shift_xyz_angstrom)
+    state = start_state(problem, near, (data.truth, data.truth), (near, wide))
+    first, second = (
+        make_class_reference(problem, state, k, 1, np.random.default_rng(1)).freedom.shift_precision
+        for k in (0, 1)
+    )
+    assert first == second
+
+
+def test_occupancies_that_are_no_numbers_are_refused(data) -> None:
+    problem = problem_of(data, symmetry=("C1", "C1"))
+    percent = np.full(COUNT, 50.0)
+    percent[3] = np.nan
+    table = replace(data.near(), extra=data.near().extra.with_columns({"cisTEMOccupancy": percent}))
+    with pytest.raises(MetadataError, match="1 particles is negative or no number, the first in row 4"):
+        start_state(problem, data.near(), (data.truth, data.truth), (table, table))
+
+
 def test_settings_that_contradict_each_other_are_refused() -> None:
     for wrong, message in (
+        ({"class_limit_angstrom": 150.0, "low_limit_angstrom": 120.0}, "the classification limit .* finer"),
+        (
+            {"mode": "global", "high_limit_angstrom": 10.0, "low_limit_angstrom": 18.0},
+            "the limit of the search .* finer",
+        ),
+        (
+            {"mode": "global", "signed_limit_angstrom": 150.0, "low_limit_angstrom": 120.0},
+            "the limit of the signed correlation",
+        ),
         ({"low_limit_angstrom": 20.0}, "must be coarser"),
         ({"class_limit_angstrom": 20.0}, "cannot be finer"),
         ({"map_limit_angstrom": 40.0}, "the next cycle would lack"),

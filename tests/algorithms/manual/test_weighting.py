@@ -1,9 +1,9 @@
-"""Occupancies from likelihoods, and the threshold of scores."""
+"""Occupancies from likelihoods."""
 
 import numpy as np
 import pytest
 
-from parhelion.algorithms.manual.weighting import above_threshold, mean_sigma, occupancies
+from parhelion.algorithms.manual.weighting import mean_sigma, occupancies
 
 
 def test_occupancies_are_bayes_rule_with_the_classes_shares() -> None:
@@ -32,11 +32,3 @@ def test_a_class_that_lost_its_particles_may_win_one_back() -> None:
 def test_a_particle_has_one_sigma_by_occupancy() -> None:
     sigma = mean_sigma(np.array([[2.0, 4.0], [6.0, 8.0]]), np.array([[75.0, 25.0], [0.0, 100.0]]))
     assert sigma.tolist() == [3.0, 8.0]
-
-
-def test_thresholds_are_shares_up_to_1_and_scores_above() -> None:
-    score = np.array([10.0, 30.0, 20.0, 5.0])
-    assert above_threshold(score, 0.0).all()
-    assert above_threshold(score, 0.5).tolist() == [False, True, True, False]
-    assert above_threshold(score, 1.0).all()
-    assert above_threshold(score, 15.0).tolist() == [False, True, True, False]

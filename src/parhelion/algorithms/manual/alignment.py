@@ -8,10 +8,8 @@ from torch import Tensor
 
 from parhelion.algorithms.manual.defocus import best_changes, changes
 from parhelion.algorithms.manual.freedom import Freedom, moved
-from parhelion.algorithms.manual.models import banded
 from parhelion.algorithms.manual.problem import ManualProblem, ManualState
 from parhelion.algorithms.manual.scores import Measured, measured
-from parhelion.algorithms.pose_blurring import ANGLE_STEP, SHIFT_STEP, STEPS, Blurring
 from parhelion.engine import candidates as cand
 from parhelion.engine.accumulate import NoiseSums, noise_sums
 from parhelion.engine.batch import ParticleBatch
@@ -20,7 +18,8 @@ from parhelion.engine.noise import on_points
 from parhelion.engine.predict import FourierVolume, fourier_volume
 from parhelion.engine.score import ScoreSettings, Stage, chunks, searched, stages_between
 from parhelion.engine.search import SliceBank, search_precision, slice_bank
-from parhelion.geometry.rotations import exp_so3, random_rotations
+from parhelion.engine.search_view import without_low
+from parhelion.geometry.rotations import random_rotations
 from parhelion.geometry.so3 import so3_grid
 
 KEPT = 4
@@ -42,20 +41,18 @@ class ClassReference:
     stages: tuple[Stage, ...]
     shifts: Tensor
     search: ScoreSettings
-    blurring: Blurring | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Aligned:
-    """Particles ``rows`` ``(m,)`` against one class: a pose each, its worth, the change of defocus, and the
-    weighted poses that are inserted (``particle`` counts rows of the whole table)."""
+    """Particles ``rows`` ``(m,)`` of the table against one class: a pose each, its worth, the change of
+    defocus, and what noise is left."""
 
     rows: np.ndarray
     rotation: np.ndarray
     shift: np.ndarray
     measured: Measured
     defocus_angstrom: np.ndarray
-    inserted: Candidates
     noise: NoiseSums
 
 
@@ -67,7 +64,7 @@ def make_class_reference(
     points, device, extent = loader.points, loader.device, loader.extent_angstrom
     volume = fourier_volume(state.references[number][half - 1].to(device), points.max_shell, settings.padding)
     group = problem.symmetries[number]
-    spread = _shift_spread(problem, state, number)
+    spread = _shift_spread(problem, state)
     precision = 0.5 / spread**2
     bank = None
     if settings.mode == "global":
@@ -97,17 +94,20 @@ def make_class_reference(
             same_shift=0.1 * extent / problem.refine_shell / extent,
             operators=torch.from_numpy(group.operators).to(device),
         ),
-        blurring=_blurring(problem, volume) if settings.blurring else None,
     )
 
 
-def _shift_spread(problem: ManualProblem, state: ManualState, number: int) -> float:
-    """Standard deviation of shifts per axis in units of the extent: that of the known poses."""
+def _shift_spread(problem: ManualProblem, state: ManualState) -> float:
+    """Standard deviation of shifts per axis in units of the extent: that of the known poses.
+
+    It is that of all classes together: where particles lie in their boxes is no matter of the class, and
+    likelihoods of classes with priors of different width could not be compared.
+    """
     extent = problem.loader.extent_angstrom
     widest = max(problem.settings.shift_range) / extent
-    if not state.posed.any():
+    if not state.posed.any() or (problem.settings.random_poses and not state.cycle):
         return max(widest, LEAST_SPREAD / extent)
-    known = state.shift[number, state.posed, :2]
+    known = state.shift[:, state.posed, :2]
     return float(max(np.sqrt(np.mean(known**2)), LEAST_SPREAD * widest, LEAST_SPREAD / extent))
 
 
@@ -154,7 +154,7 @@ def _align_chunk(
     loader, points, settings = problem.loader, problem.loader.points, problem.settings
     count = points.count(problem.refine_shell)
     batch = loader.batch(rows, len(points))
-    limited = banded(batch.whitened(reference.noise).limited(count), points, problem.first_shell)
+    limited = without_low(batch.whitened(reference.noise).limited(count), points, problem.first_shell)
     usable = batch.valid.any(1)
     start = state.candidates(number, rows).moved_to(limited.data.device)
     if reference.bank is not None:
@@ -180,8 +180,14 @@ def _align_chunk(
     share = state.occupancy[rows[poses.particle.cpu().numpy()], number] / 100
     weighted = replace(poses, weight=torch.from_numpy(np.maximum(share, 1e-6)).to(poses.shift))
     residuals = noise_sums(batch, weighted, reference.volume, points, len(reference.noise))
-    inserted = _inserted(problem, reference, limited, poses)
-    return _packed(rows, poses, worth, defocus, inserted, residuals)
+    return Aligned(
+        rows=rows[poses.particle.cpu().numpy()],
+        rotation=poses.rotation.cpu().numpy(),
+        shift=poses.shift.cpu().numpy(),
+        measured=worth,
+        defocus_angstrom=defocus,
+        noise=residuals,
+    )
 
 
 def _searched(
@@ -192,7 +198,7 @@ def _searched(
         raise ValueError("a search needs the slices of its reference")
     wide, points = problem.wide, problem.wide.points
     batch = wide.batch(rows, points.count(problem.search_shell))
-    near = banded(batch.whitened(reference.noise), points, problem.first_shell)
+    near = without_low(batch.whitened(reference.noise), points, problem.first_shell)
     centres = torch.zeros((len(rows), 3), dtype=torch.float64, device=near.data.device)
     for axis, name in enumerate(("x", "y")):
         if name not in problem.settings.parameters:
@@ -220,47 +226,3 @@ def _refined(
             reference.search.operators,
         )
     return current
-
-
-def _blurring(problem: ManualProblem, volume: FourierVolume) -> Blurring:
-    """In-plane angles and shifts around a pose, at the resolution of the refinement."""
-    steps, shell = np.arange(-STEPS, STEPS + 1), problem.refine_shell
-    radius = problem.settings.outer_radius_angstrom / problem.loader.extent_angstrom
-    angles = ANGLE_STEP / (shell * radius) * steps
-    x, y = (axis.ravel() for axis in np.meshgrid(SHIFT_STEP / shell * steps, SHIFT_STEP / shell * steps))
-    return Blurring(
-        volume=volume,
-        count=problem.loader.points.count(shell),
-        turns=torch.from_numpy(exp_so3(angles[:, None] * np.array([0.0, 0.0, 1.0]))),
-        shifts=torch.from_numpy(np.stack([x, y, np.zeros_like(x)], axis=1)),
-        smoothing=problem.settings.smoothing,
-    )
-
-
-def _inserted(
-    problem: ManualProblem, reference: ClassReference, batch: ParticleBatch, poses: Candidates
-) -> Candidates:
-    if reference.blurring is None or not len(poses):
-        return replace(poses, weight=torch.ones(len(poses)).to(poses.shift), hessian=None, chi2=None)
-    return reference.blurring.blurred(batch, poses, problem.loader.points)
-
-
-def _packed(
-    rows: np.ndarray,
-    poses: Candidates,
-    worth: Measured,
-    defocus: np.ndarray,
-    inserted: Candidates,
-    noise: NoiseSums,
-) -> Aligned:
-    table = torch.from_numpy(rows)
-    inserted = replace(inserted.moved_to(torch.device("cpu")), hessian=None, chi2=None)
-    return Aligned(
-        rows=rows[poses.particle.cpu().numpy()],
-        rotation=poses.rotation.cpu().numpy(),
-        shift=poses.shift.cpu().numpy(),
-        measured=worth,
-        defocus_angstrom=defocus,
-        inserted=replace(inserted, particle=table[inserted.particle]),
-        noise=noise,
-    )

@@ -3,14 +3,14 @@
 from dataclasses import replace
 
 import numpy as np
-import torch
 
 from parhelion.algorithms.manual.alignment import Aligned, align_class, make_class_reference
-from parhelion.algorithms.manual.maps import insertion_weights, mean_defocus, reconstruct_class
+from parhelion.algorithms.manual.maps import insertion_weights, reconstruct_class
 from parhelion.algorithms.manual.problem import ClassMaps, ManualProblem, ManualState, Scores
 from parhelion.algorithms.manual.weighting import mean_sigma, occupancies
 from parhelion.engine.accumulate import NoiseSums
-from parhelion.engine.loop import concatenated, updated_noise
+from parhelion.engine.loop import updated_noise
+from parhelion.engine.score_weights import mean_defocus
 from parhelion.errors import InputError
 from parhelion.geometry.rotations import angle_between
 from parhelion.model.particles import ParticleSet
@@ -37,7 +37,7 @@ def run_cycle(problem: ManualProblem, state: ManualState, particles: ParticleSet
     if settings.refine_defocus:
         after = _with_defocus(after, every, used)
         problem.use_defocus(particles, after.defocus_change_angstrom)
-    solved = tuple(_solved(problem, after, number, mine, used) for number, mine in enumerate(every))
+    solved = tuple(_solved(problem, after, number, used) for number in range(settings.classes))
     after = replace(
         after,
         solved=solved,
@@ -50,9 +50,7 @@ def run_cycle(problem: ManualProblem, state: ManualState, particles: ParticleSet
     return replace(after, history=(*state.history, row))
 
 
-def _solved(
-    problem: ManualProblem, state: ManualState, number: int, mine: list[Aligned], rows: np.ndarray
-) -> ClassMaps:
+def _solved(problem: ManualProblem, state: ManualState, number: int, rows: np.ndarray) -> ClassMaps:
     """The maps of a class; where it has lost its particles those it had, for it may win some back."""
     weights = insertion_weights(problem, state, number, rows, scored=True)
     filled = [bool((weights.factor[state.half == half] > 0).any()) for half in (1, 2)]
@@ -61,7 +59,7 @@ def _solved(
             f"class {number + 1} has no particle left in cycle {state.cycle + 1} and keeps its maps"
         )
         return state.solved[number]
-    return reconstruct_class(problem, state, number, concatenated([a.inserted for a in mine]), weights)
+    return reconstruct_class(problem, state, number, weights)
 
 
 def first_maps(problem: ManualProblem, state: ManualState) -> ManualState:
@@ -69,10 +67,8 @@ def first_maps(problem: ManualProblem, state: ManualState) -> ManualState:
     rows = np.flatnonzero(state.posed)
     solved = []
     for number in range(problem.settings.classes):
-        poses = state.candidates(number, np.arange(len(state.posed)))
-        inserted = replace(poses, weight=torch.ones(len(poses), dtype=torch.float64))
         weights = insertion_weights(problem, state, number, rows, scored=False)
-        solved.append(reconstruct_class(problem, state, number, inserted, weights))
+        solved.append(reconstruct_class(problem, state, number, weights))
     return replace(state, solved=tuple(solved), references=tuple(one.references for one in solved))
 
 
@@ -158,7 +154,7 @@ def _history_row(
         "occupancy_change_percent": float(np.abs(after.occupancy - before.occupancy)[rows].mean()),
     }
     if problem.settings.refine_defocus:
-        row["mean_defocus_angstrom"] = float(mean_defocus(problem)[rows].mean())
+        row["mean_defocus_angstrom"] = float(mean_defocus(problem.loader.particles)[rows].mean())
     for k, one in enumerate(after.solved, 1):
         row[f"share_{k}"] = float(after.occupancy[after.posed, k - 1].mean() / 100)
         row[f"resolution_{k}_angstrom"] = extent / one.resolved_shell

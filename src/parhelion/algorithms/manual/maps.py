@@ -7,23 +7,24 @@ import torch
 from torch import Tensor
 
 from parhelion.algorithms.manual.problem import ClassMaps, ManualProblem, ManualState
-from parhelion.algorithms.manual.weighting import above_threshold
-from parhelion.algorithms.particle_weights import score_bfactor, without_defocus
+from parhelion.algorithms.pose_blurring import ANGLE_STEP, SHIFT_STEP, TURNS, Blurring, blurring_around
 from parhelion.algorithms.postprocess.statistics import particle_fsc, particle_volume_angstrom3
 from parhelion.engine.accumulate import insertion_slices
-from parhelion.engine.candidates import Candidates
+from parhelion.engine.classes import filtered_by_shell
 from parhelion.engine.halves import LIGHT_PRIOR
-from parhelion.engine.loop import kept_of
 from parhelion.engine.memory import TOGETHER
 from parhelion.engine.noise import on_points
+from parhelion.engine.predict import fourier_volume
 from parhelion.engine.score import chunks
+from parhelion.engine.score_weights import best_scores, mean_defocus, score_bfactor, without_defocus
 from parhelion.engine.update import MapSums, Slices, complete_mates, solve, symmetrise
 from parhelion.errors import InputError
 from parhelion.fourier.grids import rfft_radius
 from parhelion.fourier.shells import fsc
 
 JOINED_ANGSTROM = 40.0
-"""Coarser detail than this the half sets of several classes share, or their classes need not be the same."""
+"""Coarser detail than this the half sets share with several classes, or from random orientations: or else the
+classes of both need not be the same, nor the frames."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,26 +45,17 @@ def insertion_weights(
     if scored:
         score = state.scores.score[number, rows]
         if settings.adjust_for_defocus:
-            score = without_defocus(score, mean_defocus(problem)[rows], factor[rows])
-        factor[rows] *= above_threshold(score, settings.score_threshold)
+            score = without_defocus(score, mean_defocus(problem.loader.particles)[rows], factor[rows])
+        factor[rows] *= best_scores(score, factor[rows], settings.score_threshold)
         if settings.score_constant_angstrom2 > 0 and factor.any():
             bfactor[rows] = score_bfactor(score, factor[rows], settings.score_constant_angstrom2)
     return Insertion(factor=factor, bfactor_angstrom2=bfactor)
 
 
-def mean_defocus(problem: ManualProblem) -> np.ndarray:
-    """Mean defocus in Å of each particle's views ``(n,)``."""
-    particles = problem.loader.particles
-    views = particles.views
-    both = 0.5 * (views.defocus_u_angstrom + views.defocus_v_angstrom)
-    total = np.bincount(views.particle, weights=both, minlength=len(particles))
-    return np.asarray(total / np.bincount(views.particle, minlength=len(particles)).clip(1))
-
-
 def reconstruct_class(
-    problem: ManualProblem, state: ManualState, number: int, inserted: Candidates, weights: Insertion
+    problem: ManualProblem, state: ManualState, number: int, weights: Insertion
 ) -> ClassMaps:
-    """The maps of class ``number`` from weighted poses ``inserted``, sorted by particle.
+    """The maps of class ``number`` from its poses, blurred against the references that they were found with.
 
     Raises InputError where nothing is left to insert into a half.
     """
@@ -75,7 +67,7 @@ def reconstruct_class(
                 f"no particle of half set {half} is left for class {number + 1}: the score threshold or the "
                 "percentage leaves none, or the class has lost its particles; use more, or fewer classes"
             )
-        sums.append(_half_sums(problem, state, number, inserted, weights, rows, half))
+        sums.append(_half_sums(problem, state, number, weights, rows, half))
     return solved_class(problem, (sums[0], sums[1]))
 
 
@@ -83,20 +75,21 @@ def _half_sums(
     problem: ManualProblem,
     state: ManualState,
     number: int,
-    inserted: Candidates,
     weights: Insertion,
     rows: np.ndarray,
     half: int,
 ) -> MapSums:
     loader = problem.loader
     sums = MapSums.zeros(loader.box, loader.points.max_shell, loader.device)
-    every = chunks(torch.from_numpy(rows), problem.chunk)
+    blurring = blurring_of(problem, state, number, half)
+    # a blurred particle is one image per angle
+    every = chunks(torch.from_numpy(rows), max(1, problem.chunk // TURNS) if blurring else problem.chunk)
     stage = f"map {number + 1}, half {half}"
     for first in range(0, len(every), TOGETHER):
         problem.cancel.check()
         group = every[first : first + TOGETHER]
         for slices in problem.executor.map(
-            lambda piece: _slices(problem, state, inserted, weights, piece), group
+            lambda piece: _slices(problem, state, number, weights, blurring, piece), group
         ):
             sums.add(slices, loader.points, problem.executor)
         problem.observer.progress(stage, float(min(first + TOGETHER, len(every))), float(len(every)))
@@ -104,18 +97,27 @@ def _half_sums(
 
 
 def _slices(
-    problem: ManualProblem, state: ManualState, inserted: Candidates, weights: Insertion, rows: Tensor
+    problem: ManualProblem,
+    state: ManualState,
+    number: int,
+    weights: Insertion,
+    blurring: Blurring | None,
+    rows: Tensor,
 ) -> list[Slices]:
     """Slices of particles ``rows``, weighted by their occupancy and score."""
     loader, points = problem.loader, problem.loader.points
     batch = loader.batch(rows.numpy(), len(points))
     white = batch.whitened(on_points(state.noise, points).to(loader.device))
-    poses = kept_of(inserted, rows).moved_to(white.data.device)
+    poses = state.candidates(number, rows.numpy()).moved_to(white.data.device)
     poses = poses.take(batch.valid.any(1)[poses.particle])
-    if poses.weight is None:
-        raise ValueError("poses are inserted with weights")
-    at = rows[poses.particle.cpu()].numpy()
-    poses = replace(poses, weight=poses.weight * torch.from_numpy(weights.factor[at]).to(poses.weight))
+    if not len(poses):
+        return []
+    weight = torch.ones(len(poses)).to(poses.shift)
+    if blurring is not None:
+        white, poses = blurring.blurred(white, poses)
+        weight = weight if poses.weight is None else poses.weight
+    at = white.index[poses.particle.cpu()].numpy()
+    poses = replace(poses, weight=weight * torch.from_numpy(weights.factor[at]).to(weight))
     bfactor = weights.bfactor_angstrom2[at]
     slices = insertion_slices(white, poses, points)
     if not bfactor.any():
@@ -123,6 +125,26 @@ def _slices(
     square = torch.from_numpy((points.radius / loader.extent_angstrom) ** 2)
     fall = torch.exp(torch.from_numpy(bfactor)[:, None] * square).float().to(white.data.device)
     return [(rotation, values * fall, weight * fall) for rotation, values, weight in slices]
+
+
+def blurring_of(problem: ManualProblem, state: ManualState, number: int, half: int) -> Blurring | None:
+    """Blurring of a half's particles against what they were aligned to, by the detail that they were aligned
+    with; None where none is asked for, or nothing was aligned yet."""
+    settings, loader, shell = problem.settings, problem.loader, problem.refine_shell
+    if not settings.blurring or not state.references:
+        return None
+    seen = np.arange(loader.points.max_shell + 1) >= problem.first_shell
+    reference = state.references[number][half - 1].to(loader.device)
+    volume = fourier_volume(
+        filtered_by_shell(reference[None], seen.astype(np.float32))[0],
+        loader.points.max_shell,
+        settings.padding,
+    )
+    radius = settings.outer_radius_angstrom / loader.extent_angstrom
+    count = loader.points.count(shell)
+    return blurring_around(
+        volume, loader, count, ANGLE_STEP / (shell * radius), SHIFT_STEP / shell, settings.smoothing
+    )
 
 
 def solved_class(problem: ManualProblem, sums: tuple[MapSums, MapSums]) -> ClassMaps:
@@ -156,7 +178,7 @@ def solved_class(problem: ManualProblem, sums: tuple[MapSums, MapSums]) -> Class
     combined = solve(both, 0.5 * ratio, limit)
     if settings.half_sets == "gold":
         compared = [problem.solvent.applied(solve(s, ratio, limit), mask) for s in sums]
-        if settings.classes > 1:
+        if settings.classes > 1 or settings.random_poses:
             compared = joined_low(compared, problem.loader.extent_angstrom / JOINED_ANGSTROM)
     else:
         compared = [problem.solvent.applied(combined, mask)] * 2

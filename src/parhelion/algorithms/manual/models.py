@@ -44,12 +44,6 @@ def per_shell(values: Tensor, points: FourierPoints) -> Tensor:
     return sums.index_add_(1, shell, summed)
 
 
-def banded(batch: ParticleBatch, points: FourierPoints, first_shell: float) -> ParticleBatch:
-    """The batch with nothing below ``first_shell``: the low-resolution limit of images and map alike."""
-    inside = torch.from_numpy(points.radius[: batch.data.shape[-1]] >= first_shell).to(batch.data.device)
-    return batch if bool(inside.all()) else batch.with_data(batch.data * inside, batch.ctf * inside)
-
-
 def cross_per_shell(data: Tensor, model: Tensor, points: FourierPoints) -> Tensor:
     """Re Σ conj(image) · model per shell ``(m, shells)``."""
     return per_shell(data.real * model.real + data.imag * model.imag, points)

@@ -8,10 +8,11 @@ from torch import Tensor
 
 from parhelion.algorithms import preparation as prepare
 from parhelion.algorithms.manual.settings import ManualSettings
+from parhelion.algorithms.pose_blurring import SHIFTS
 from parhelion.contracts import Cancel, Executor, Observer, ParticleSource
 from parhelion.engine.candidates import Candidates
 from parhelion.engine.loader import EDGE_PIXELS, ParticleLoader
-from parhelion.engine.memory import MemoryPlan, plan_memory
+from parhelion.engine.memory import MemoryPlan, plan_memory, transform_bytes
 from parhelion.engine.points import FourierPoints
 from parhelion.engine.solvent import Solvent
 from parhelion.errors import ParameterError
@@ -149,6 +150,9 @@ def memory_plan(
     )
     more = (settings.classes - 1) * (plan.fixed_bytes // 2)
     more += int(4 * settings.classes * (settings.padding * 2 * shell + 3) ** 3 * 2)
+    if settings.blurring:
+        # phases of all shifts
+        more += SHIFTS * transform_bytes(box, shell)
     if search:
         more += _bank_bytes(points.count(extent / settings.search_limit), settings)
     cache = max(plan.cache_bytes - more, plan.cache_bytes // 4)

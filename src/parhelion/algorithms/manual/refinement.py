@@ -128,6 +128,8 @@ def refine_manual(
         if checkpoints is not None:
             store.save(checkpoints, state, mark)
     if projections is not None:
+        # a finished run that is resumed has not come to a cycle, which would have done so
+        problem.use_defocus(particles, state.defocus_change_angstrom)
         matching_projections(problem, state, projections)
     return _result(problem, state, particles, whole)
 

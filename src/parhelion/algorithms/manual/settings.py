@@ -131,6 +131,23 @@ def _check_choices(settings: ManualSettings) -> None:
         raise ParameterError("every class has a symmetry, C1 if none; there are none")
 
 
+def _check_band(settings: ManualSettings) -> None:
+    """Whatever particles are compared by must be finer than what does not count."""
+    low = settings.low_limit_angstrom
+    compared = [("classification limit", settings.class_limit)]
+    if settings.mode == "global":
+        compared += [("limit of the search", settings.search_limit)]
+        compared += [
+            ("limit of the signed correlation, which is that of a search", settings.signed_limit_angstrom)
+        ]
+    for name, limit in compared:
+        if limit >= low:
+            raise ParameterError(
+                f"the {name} ({limit:g} Å) must be finer than the low-resolution limit ({low:g} Å): nothing "
+                "would be left to compare"
+            )
+
+
 def _check_limits(settings: ManualSettings) -> None:
     high = settings.high_limit_angstrom
     if settings.low_limit_angstrom <= high:
@@ -143,6 +160,7 @@ def _check_limits(settings: ManualSettings) -> None:
             f"the classification limit ({settings.class_limit_angstrom:g} Å) cannot be finer than the "
             f"high-resolution limit of the refinement ({high:g} Å)"
         )
+    _check_band(settings)
     if settings.map_limit_angstrom is not None and settings.map_limit_angstrom > high:
         raise ParameterError(
             f"the reconstruction's limit ({settings.map_limit_angstrom:g} Å) is coarser than the "

@@ -121,7 +121,14 @@ def _occupancies(
         return _percent(stored)
     column = "cisTEMOccupancy"
     if class_poses and all(column in one.extra for one in class_poses):
-        return _percent(np.stack([np.asarray(one.extra[column], np.float64) for one in class_poses], axis=1))
+        given = np.stack([np.asarray(one.extra[column], np.float64) for one in class_poses], axis=1)
+        bad = np.flatnonzero(~(np.isfinite(given) & (given >= 0)).all(1))
+        if len(bad):
+            raise MetadataError(
+                f"{column} of {len(bad)} particles is negative or no number, the first in row {bad[0] + 1}; "
+                "percentages from 0 to 100 are expected"
+            )
+        return _percent(given)
     number = particles.class_number
     if number is not None and set(np.unique(number)) == set(range(1, classes + 1)):
         return np.asarray(100.0 * (number[:, None] == np.arange(1, classes + 1)))

@@ -1,4 +1,4 @@
-"""Who belongs to which class, and who is inserted (Lyumkis et al., J. Struct. Biol. 183, 377, 2013)."""
+"""Who belongs to which class (Lyumkis et al., J. Struct. Biol. 183, 377, 2013)."""
 
 import numpy as np
 
@@ -23,15 +23,3 @@ def occupancies(log_p: np.ndarray, prior_percent: np.ndarray) -> np.ndarray:
 def mean_sigma(sigma: np.ndarray, percent: np.ndarray) -> np.ndarray:
     """One sigma per particle ``(n,)``: that of its classes ``(classes, n)``, by occupancy."""
     return np.asarray((sigma * percent.T).sum(0) / 100)
-
-
-def above_threshold(score: np.ndarray, threshold: float) -> np.ndarray:
-    """Which particles are inserted: all (0), the best share (up to 1), or those that reach a score."""
-    if threshold <= 0:
-        return np.ones(len(score), bool)
-    if threshold <= 1:
-        most = max(1, round(threshold * len(score)))
-        best = np.zeros(len(score), bool)
-        best[np.argsort(-score, kind="stable")[:most]] = True
-        return best
-    return np.asarray(score >= threshold)
