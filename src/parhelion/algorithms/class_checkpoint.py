@@ -36,7 +36,7 @@ def save(folder: Path, state: ClassState, history: History, mark: str) -> None:
     }
     text = np.frombuffer(json.dumps(header).encode(), np.uint8)
     arrays = {f"kept_{name}": getattr(state.kept, name).numpy() for name in POSES}
-    arrays |= {"share": state.share, "half": state.half, "noise": state.noise.numpy()}
+    arrays |= {"share": state.share, "half": state.half, "noise": state.noise.cpu().numpy()}
     for h in (0, 1):
         arrays[f"compared_{h}"] = torch.stack([one[h] for one in state.maps]).cpu().numpy()
         arrays[f"maps_{h}"] = torch.stack([one.maps[h] for one in state.halves]).cpu().numpy()

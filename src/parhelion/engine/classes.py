@@ -188,7 +188,9 @@ def solved(
 
 def _wiener(first: Tensor, second: Tensor, max_shell: int) -> np.ndarray:
     """The filter of either half map per shell: their correlation over three shells, never quite 0."""
-    curve = np.convolve(fsc(first, second)[: max_shell + 1], np.ones(3) / 3, mode="same")
+    # the first and the last shell count twice where they have no neighbour
+    curve = np.pad(fsc(first, second)[: max_shell + 1], 1, mode="edge")
+    curve = np.convolve(curve, np.ones(3) / 3, mode="valid")
     return curve.clip(LEAST_FILTER, 1.0)
 
 
