@@ -61,7 +61,7 @@ def value_of(group: OpticsGroup, block: str) -> tuple[float, ...]:
 
 
 def figures_of(found: CtfRefineResult) -> dict[str, float | int | str | None]:
-    """The key figures; those of further optics groups carry their number."""
+    """The key figures; those of further optics groups, as far as they are pictured, carry their number."""
     figures: dict[str, float | int | str | None] = {
         "used_particles": int(found.used.sum()),
         "resolution_used_angstrom": found.resolution_used_angstrom,
@@ -76,7 +76,7 @@ def figures_of(found: CtfRefineResult) -> dict[str, float | int | str | None]:
     if found.settings.astigmatism == "micrograph":
         parts = [_seen(found, f"astigmatism_{axis}")[0] for axis in (1, 2)]
         figures["astigmatism_change_angstrom"] = float(2 * np.sqrt((parts[0] ** 2 + parts[1] ** 2).mean()))
-    for block in found.blocks:
+    for block in (block for block in found.blocks if block.group in found.pictures):
         suffix = f"_group_{block.group + 1}" if len(found.particles.optics) > 1 else ""
         figures |= {name + suffix: value for name, value in _named(found, block).items()}
     return figures
@@ -119,7 +119,7 @@ def write(context: "Context", found: CtfRefineResult) -> None:
         "parhelionCorrelationAfter": found.after.correlation()[1:],
     }
     write_star(context.path("shells"), {"shells": Table(columns)})
-    pictures = np.stack([p for group in found.pictures for p in (*group.odd, *group.even)])
+    pictures = np.stack([p for group in found.pictures.values() for p in (*group.odd, *group.even)])
     pixel = found.particles.optics[0].pixel_size_angstrom
     with StackWriter(context.path("phases"), len(pictures), pictures.shape[1:], pixel) as writer:
         writer.write(0, pictures.astype(np.float32))
@@ -193,8 +193,14 @@ def show(context: "Context", found: CtfRefineResult) -> None:
     if found.references.fsc is not None:
         report.fsc({"half maps, in the mask": found.references.fsc}, box, pixel, "The reference")
     _show_defocus(context, found)
-    for number, group in enumerate(found.particles.optics):
-        _show_group(context, found, number, group)
+    groups = found.particles.optics
+    if len(found.pictures) < len(groups):
+        report.text(
+            f"The {len(found.pictures)} largest of {len(groups)} optics groups are shown; parameters.star "
+            "has all."
+        )
+    for number in found.pictures:
+        _show_group(context, found, number, groups[number])
     report.history(context.history.get("steps", []), "Steps")
 
 

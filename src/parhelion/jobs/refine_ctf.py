@@ -105,7 +105,9 @@ OUTPUTS = (
     Output(name="changes", file="changes.star", help="changes of each particle and micrograph"),
     Output(name="shells", file="shells.star", help="correlation with the reference per shell"),
     Output(
-        name="phases", file="phases.mrcs", help="phase differences, observed and fitted, per optics group"
+        name="phases",
+        file="phases.mrcs",
+        help="phase differences, observed and fitted: odd, then even, of the 50 largest optics groups",
     ),
 )
 
@@ -120,7 +122,7 @@ def estimate(params: Params) -> Estimate:
     from parhelion.jobs._particles import size_of
     from parhelion.run.memory import available_bytes
 
-    count, box, pixel = size_of(params.input, params.pixel_size)
+    count, box, pixel = size_of(params.input, params.pixel_size, poses=True)
     plan = memory_plan(count, box, pixel, settings_of(params, 0), len(params.reference), available_bytes())
     points = transform_bytes(box, box // 2 - 1) / COMPLEX
     return Estimate(

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from parhelion.algorithms.ctf_refine import search
+from parhelion.algorithms.ctf_refine import picture, refine, search
 from parhelion.errors import InputError, MetadataError, ParameterError
 from parhelion.model.table import Table
 from parhelion.model.volume import Volume
@@ -306,3 +306,18 @@ def test_a_micrographs_defocus_stays_within_the_range(odd_case: Case) -> None:
         beam_tilt=False, trefoil=False, resolution_limit_angstrom=6.0,
     )  # fmt: skip
     assert np.abs(found.level("defocus")[0]).max() <= 150
+
+
+def test_of_many_groups_the_largest_are_pictured_and_few_told(odd_case: Case, monkeypatch) -> None:
+    monkeypatch.setattr(picture, "MOST_PICTURES", 2)
+    monkeypatch.setattr(refine, "MOST_NOTICES", 3)
+    group = np.concatenate([np.arange(70) % 7, np.full(40, 7), np.full(COUNT - 110, 8)])
+    optics = tuple(replace(odd_case.start.optics[0], name=f"g{i}") for i in range(9))
+    views = replace(odd_case.start.views, optics_group=group)
+    found, notices = odd_case.refine(
+        start=replace(odd_case.start, optics=optics, views=views), resolution_limit_angstrom=5.0
+    )
+    assert list(found.pictures) == [7, 8]
+    assert sum("has 10 usable particles" in notice for notice in notices) == 3
+    assert "… and 4 more notices of this kind" in notices
+    assert sum(block.why == "10 particles are too few" for block in found.blocks) == 14

@@ -1,7 +1,7 @@
 """Pictures of the phases by which an optics group's images differ from what was assumed: observed, fitted."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,6 +15,8 @@ from parhelion.engine.predict import FourierVolume
 from parhelion.errors import MetadataError
 
 SMOOTHING_SHELLS = 2.0
+MOST_PICTURES = 50
+"""Optics groups that are pictured: thousands would fill memory and report, and nobody would look at them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +31,17 @@ class PhasePicture:
     even: tuple[np.ndarray, np.ndarray]
 
 
-def phase_pictures(work: Work, changes: Changes, weights: np.ndarray, limit: int) -> tuple[PhasePicture, ...]:
-    """One picture per optics group: what was fitted, and that plus what is left over in the data."""
+def phase_pictures(work: Work, changes: Changes, weights: np.ndarray, limit: int) -> dict[int, PhasePicture]:
+    """By number of the optics group: what was fitted, and that plus what is left over in the data.
+
+    Where there are more than MOST_PICTURES groups, those with most particles.
+    """
     start = work.start
-    groups = len(start.particles.optics)
+    sizes = np.bincount(start.group[work.used], minlength=len(start.particles.optics))
+    shown = np.sort(np.argsort(-sizes, kind="stable")[:MOST_PICTURES]).tolist()
     count = work.points.count(limit)
-    sums = [torch.zeros((4, count), dtype=torch.float64) for _ in range(groups)]
+    sums = {number: torch.zeros((4, count), dtype=torch.float64) for number in shown}
+    some = replace(work, used=work.used & np.isin(start.group, shown))
 
     def one(chunk: Chunk, rows: np.ndarray, _model: GroupModel, _ref: FourierVolume) -> tuple[int, Tensor]:
         value, slope = chunk.prediction, chunk.turned
@@ -46,9 +53,9 @@ def phase_pictures(work: Work, changes: Changes, weights: np.ndarray, limit: int
         )
         return int(start.group[rows[0]]), torch.stack([p.double().sum(0) for p in parts]).cpu()
 
-    for group, part in mapped(work, start.optics(changes), limit, weights, one):
+    for group, part in mapped(some, start.optics(changes), limit, weights, one):
         sums[group] += part
-    return tuple(_picture(work, changes, number, sums[number], limit) for number in range(groups))
+    return {number: _picture(work, changes, number, sums[number], limit) for number in shown}
 
 
 def _picture(work: Work, changes: Changes, number: int, sums: Tensor, limit: int) -> PhasePicture:

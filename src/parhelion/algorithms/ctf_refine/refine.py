@@ -38,6 +38,8 @@ NOISE_SAMPLE = 1000
 STAGES = ((0.5, 2), (0.71, 3), (1.0, 10))
 """Shares of the resolution limit, and the most steps at each: phases of several radians are found in turn."""
 LEAST_SHELLS = 8.0
+MOST_NOTICES = 10
+"""Of one kind: there may be thousands of optics groups."""
 CONVERGED = 0.05
 """Standard errors below which a step changes nothing."""
 SIGNIFICANCE = 0.01
@@ -70,7 +72,8 @@ class CtfRefineResult:
 
     ``changes`` and ``errors`` hold every level in physical units, in the order of ``start.layout``;
     ``gain (n,)`` is by how much the log-likelihood of each particle grew; ``used (n,)`` says which particles
-    had usable images. ``before`` and ``after`` compare data and reference shell by shell.
+    had usable images. ``before`` and ``after`` compare data and reference shell by shell;
+    ``pictures`` are those of the largest optics groups, by number.
     """
 
     particles: ParticleSet
@@ -85,7 +88,7 @@ class CtfRefineResult:
     before: Agreement
     after: Agreement
     resolution_used_angstrom: float
-    pictures: tuple[PhasePicture, ...]
+    pictures: dict[int, PhasePicture]
 
     def level(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Changes and errors ``(n,)`` or ``(micrographs,)`` of the column ``name`` that is no group's."""
@@ -237,27 +240,38 @@ class _Refinement:
             f"they are: {name_images(self.work.start.particles, rows)}"
         )
 
+    def _tell(self, notices: list[str]) -> None:
+        """Notices of one kind: all of a few, the first of many."""
+        for notice in notices[:MOST_NOTICES]:
+            self.observer.notice(notice)
+        if len(notices) > MOST_NOTICES:
+            self.observer.notice(f"… and {len(notices) - MOST_NOTICES} more notices of this kind")
+
     def _frozen(self) -> tuple[np.ndarray, dict[int, str]]:
         """Columns ``(groups, columns)`` that cannot be found, and why a whole group is left alone."""
         start = self.work.start
         groups, columns = start.particles.optics, start.layout.columns
         frozen = np.zeros((len(groups), len(columns)), bool)
         first = len(columns) - len(start.layout.group)
-        reasons = {}
+        reasons: dict[int, str] = {}
+        few: list[str] = []
+        without: list[str] = []
         for number, group in enumerate(groups):
             count = int((self.work.used & (start.group == number)).sum())
             if count < LEAST_OF_GROUP and start.layout.group:
                 frozen[number, first:] = True
                 reasons[number] = f"{count} particles are too few"
-                self.observer.notice(
+                few.append(
                     f"optics group {group.name} has {count} usable particles, at least {LEAST_OF_GROUP} are "
                     "needed: its aberrations and magnification stay as they are"
                 )
             if (start.unit[number] == 0).any() and number not in reasons:
-                self.observer.notice(
+                without.append(
                     f"optics group {group.name} has no spherical aberration: a beam tilt has no effect and "
                     "stays as it is"
                 )
+        self._tell(few)
+        self._tell(without)
         small = int((~start.large_micrographs(np.flatnonzero(self.work.used))).sum())
         if small and start.layout.micrograph:
             self.observer.notice(
@@ -288,7 +302,8 @@ class _Refinement:
                 largest_step_in_standard_errors=solution.step,
                 median_step_of_particles_in_standard_errors=solution.particle_step,
             )
-            self.observer.progress("refine", self.steps, sum(number for _, number in STAGES))
+            # blocks that are put back ask for more steps than the stages have
+            self.observer.progress("refine", self.steps, max(self.steps, sum(number for _, number in STAGES)))
             if max(solution.step, solution.particle_step) < CONVERGED:
                 break
         return changes, solution
@@ -317,6 +332,7 @@ class _Refinement:
         start = self.work.start
         first = len(start.layout.columns) - len(start.layout.group)
         out = []
+        left: list[str] = []
         for number, group in enumerate(start.particles.optics):
             for block in start.layout.blocks:
                 if block in NUISANCE:
@@ -330,7 +346,7 @@ class _Refinement:
                     p = float(chi2_distribution.sf(change @ inverse @ change, len(at)))
                     why = "" if p < SIGNIFICANCE else "not significant"
                     if why:
-                        self.observer.notice(
+                        left.append(
                             f"{block.replace('_', ' ')} of optics group {group.name}: the change is not "
                             f"significant (p = {p:.2g}), the value stays as it was"
                         )
@@ -345,6 +361,7 @@ class _Refinement:
                         why=why,
                     )
                 )
+        self._tell(left)
         return tuple(out)
 
     def _final(self, found: BlockResult, changes: Changes, solution: Solution) -> BlockResult:
