@@ -90,3 +90,18 @@ def test_a_damaged_file_is_no_crash(run, parts, tmp_path) -> None:
     broken.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(FormatError, match="truncated"):
         run("merge3d", input=[broken])
+
+
+def test_sums_of_another_size_than_the_header_says_are_refused(run, parts, tmp_path) -> None:
+    from parhelion.io.partial_sums import read_partial_sums, write_partial_sums
+
+    header, arrays = read_partial_sums(parts(1, 120).outputs["sums"])
+    wrong = (
+        arrays | {"numerator_0_0": arrays["numerator_0_0"][1:]},
+        arrays | {"denominator_0_1": arrays["denominator_0_1"].astype(np.float64)},
+        arrays | {"weight": arrays["weight"][:, :1]},
+    )
+    for number, changed in enumerate(wrong):
+        write_partial_sums(tmp_path / f"wrong{number}.npz", header, changed)
+        with pytest.raises(FormatError, match="than its header says"):
+            run("merge3d", input=[tmp_path / f"wrong{number}.npz"], output=tmp_path / f"of{number}")

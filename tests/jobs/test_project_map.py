@@ -13,6 +13,7 @@ def test_images_are_those_of_the_simulation_without_noise(run, molecule) -> None
     made = run(
         "project_map", input=simulated.outputs["reference"], particles=simulated.outputs["truth"], ctf=True
     )
+    assert not any("no CTF" in note for note in made.notices)
     noisy = open_stack(simulated.outputs["images"]).read(np.arange(20))
     clean = open_stack(made.outputs["images"]).read(np.arange(20))
     correlations = [np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(noisy, clean, strict=True)]
@@ -38,6 +39,7 @@ def test_map_on_another_grid_is_resampled_with_a_notice(run, molecule) -> None:
     coarse = run("resample", input=molecule, box=24).outputs["map"]
     made = run("project_map", input=coarse, particles=simulated.outputs["truth"])
     assert any("resampled to the particles' grid" in notice for notice in made.notices)
+    assert any("no CTF" in notice for notice in made.notices)
     assert open_stack(made.outputs["images"]).shape == (3, 32, 32)
 
 

@@ -24,6 +24,7 @@ from parhelion.engine.loader import ParticleLoader
 from parhelion.engine.memory import TOGETHER
 from parhelion.engine.noise import on_points
 from parhelion.engine.points import FourierPoints
+from parhelion.engine.predict import half_size
 from parhelion.engine.score import chunks
 from parhelion.engine.update import MapSums
 from parhelion.errors import InputError, MetadataError
@@ -294,20 +295,32 @@ def as_arrays(sums: PartialSums) -> tuple[dict[str, Any], dict[str, np.ndarray]]
     return header, arrays
 
 
+def _sums_of(header: dict[str, Any], numerator: np.ndarray, denominator: np.ndarray) -> MapSums:
+    h = half_size(int(header["max_shell"]), float(header["padding"]))
+    shape = (2 * h + 1, 2 * h + 1, h + 1)
+    for array, kind in ((numerator, np.complex64), (denominator, np.float32)):
+        if array.shape != shape or array.dtype != kind:
+            raise ValueError(f"sums {array.dtype} {array.shape} where {np.dtype(kind)} {shape} are expected")
+    return MapSums(
+        numerator=torch.from_numpy(numerator),
+        denominator=torch.from_numpy(denominator),
+        box=int(header["box"]),
+        max_shell=int(header["max_shell"]),
+        padding=float(header["padding"]),
+    )
+
+
 def from_arrays(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> PartialSums:
-    """The inverse of as_arrays. Raises KeyError, TypeError or ValueError where something is missing."""
+    """The inverse of as_arrays. Raises KeyError, TypeError or ValueError where something is missing or of
+    another size than the header says."""
     classes = header["classes"]
-    number = 1 if classes is None else len(classes)
-    grid = {"box": int(header["box"]), "max_shell": int(header["max_shell"])}
+    number, halves = 1 if classes is None else len(classes), int(header["halves"])
+    if arrays["weight"].shape != (number, halves):
+        raise ValueError(f"weights {arrays['weight'].shape} for {number} maps of {halves} halves")
     maps = tuple(
         tuple(
-            MapSums(
-                numerator=torch.from_numpy(arrays[f"numerator_{k}_{h}"]),
-                denominator=torch.from_numpy(arrays[f"denominator_{k}_{h}"]),
-                padding=float(header["padding"]),
-                **grid,
-            )
-            for h in range(int(header["halves"]))
+            _sums_of(header, arrays[f"numerator_{k}_{h}"], arrays[f"denominator_{k}_{h}"])
+            for h in range(halves)
         )
         for k in range(number)
     )

@@ -83,7 +83,9 @@ def _read(path: Path) -> "PartialSums":
     try:
         return from_arrays(*read_partial_sums(path))
     except (KeyError, TypeError, ValueError) as error:
-        raise FormatError(f"{path} lacks a part of its sums ({error}); write it again") from error
+        raise FormatError(
+            f"{path} lacks a part of its sums, or has another than its header says ({error}); write it again"
+        ) from error
 
 
 JOB = declare(__name__, __doc__, params=Params, run=run, estimate=estimate, outputs=OUTPUTS)

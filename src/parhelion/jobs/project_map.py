@@ -120,6 +120,10 @@ def run(context: "Context", params: Params) -> Result:
         volume = impose_symmetry(volume, group)
     particles, volume = _poses(context, params, volume)
     particles = _chosen(params, particles)
+    if params.particles is not None and not params.ctf:
+        context.notice(
+            "the images have no CTF, while the table keeps the particles' defocus; --ctf applies it"
+        )
     projector = Projector(volume.data)
     count, box, pixel = len(particles), volume.box, volume.pixel_size_angstrom
 
