@@ -12,8 +12,7 @@ posterior may know is prescribed in nats and rises; at the end the likelihood co
 start from given maps, or from those of an earlier classification.
 """
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -22,6 +21,17 @@ import torch
 
 from parhelion.algorithms import class_checkpoint
 from parhelion.algorithms import preparation as prepare
+from parhelion.algorithms.class_schedule import (
+    PATIENCE,
+    History,
+    best_round,
+    between,
+    round_plan,
+    rounds_with,
+    settled,
+    target_nats,
+    with_classes,
+)
 from parhelion.algorithms.class_settings import Classification, ClassifySettings, ClassResult
 from parhelion.algorithms.class_start import (
     bare_state,
@@ -38,12 +48,12 @@ from parhelion.engine.halves import HalfMaps
 from parhelion.engine.loader import EDGE_PIXELS, ParticleLoader, undistorted_shifts
 from parhelion.engine.memory import MemoryPlan, plan_memory
 from parhelion.engine.points import FourierPoints
-from parhelion.engine.schedule import SEARCH_CYCLES, Plan
+from parhelion.engine.schedule import SEARCH_CYCLES
 from parhelion.engine.solvent import Solvent
 from parhelion.errors import InputError, MetadataError, ParameterError
 from parhelion.geometry.symmetry import symmetry_group
 from parhelion.images.masks import spherical_mask
-from parhelion.model.occupancy import with_occupancies
+from parhelion.model.occupancy import occupancies, with_occupancies
 from parhelion.model.particles import ParticleSet
 from parhelion.model.volume import Volume
 
@@ -56,25 +66,10 @@ __all__ = [
     "resolution_limit",
 ]
 
-BETWEEN = 4
-"""Rounds between two splits."""
-SEARCHED_FIRST, SEARCHED_EVERY = 4, 3
-"""With all classes there, the first rounds search everywhere, later every third."""
-FEWEST_ROUNDS = 3
-PATIENCE = 3
-"""Rounds without telling classes apart better, after which the best one is the result."""
-FIRST_NATS, LAST_SHARE = 0.02, 0.7
-"""What posteriors know in the first round, and their share of ln(classes) when annealing ends."""
-ANNEALED = 0.75
-"""Share of the rounds after which the likelihood counts as it is."""
-SETTLED = 0.01
-"""The classification is over when fewer particles change class."""
 JOINED_ANGSTROM = 60.0
 CYCLES = 14.0
 """Cycles per particle diameter that classes are told apart by unless the user says otherwise."""
 EDGE_OF_FOCUS_PIXELS = 4.0
-
-History = list[dict[str, float | int]]
 
 
 def resolution_limit(settings: ClassifySettings, pixel_size_angstrom: float) -> float:
@@ -137,48 +132,69 @@ def classify3d(
     limit = resolution_limit(settings, problem.loader.pixel_size_angstrom)
     mark = _mark(particles, settings, references) if checkpoints is not None else ""
     annealed = settings.begins == "random" and references is None
-
-    def best_round(done: History) -> int:
-        return len(done) if annealed else _best_round(done, problem.classes)
-
     saved = None
     if checkpoints is not None and resume:
-        saved = class_checkpoint.load_last(checkpoints, mark, observer, best_round)
+        saved = class_checkpoint.load_last(
+            checkpoints, mark, observer, lambda done: _best(done, problem.classes, annealed)
+        )
     if saved is not None:
         state, history = saved
     else:
         state, history = _start(problem, particles, settings, references, limit), []
-    best = state
-    reason = f"{settings.rounds} rounds, as many as asked for"
-    while (since := _rounds_with(history, problem.classes)) < settings.rounds:
-        cancel.check()
-        if _settled(settings, history, since, annealed):
-            reason = f"{100 * history[-1]['changed_share']:.1f} % of the particles changed class"
-            break
-        rounds_now = _rounds_with(history, len(state.share))
-        now = _with_classes(problem, len(state.share))
-        if len(state.share) < problem.classes and rounds_now >= _between(len(state.share)):
-            rng = np.random.default_rng((settings.seed, 1, len(history)))
-            _, state = split(now, state, problem.classes, limit, settings.diameter_angstrom, rng)
-            observer.notice(f"{len(state.share)} classes from round {len(history) + 1}")
-            now, rounds_now = _with_classes(problem, len(state.share)), 0
-        elif len(history) - best_round(history) >= PATIENCE:
-            reason = f"{PATIENCE} rounds told classes apart no better"
-            break
-        plan = _plan(now, settings, len(history), limit, rounds_now)
-        before = state
-        state = class_round(now, state, plan, _target_nats(settings, since) if annealed else None)
-        row = _history_row(now, before, state, len(history))
-        observer.record("rounds", **row)
-        history.append(row)
-        if best_round(history) == len(history):
-            best = state
+
+    def save(state: ClassState, history: History) -> None:
         if checkpoints is not None:
             class_checkpoint.save(checkpoints, state, history, mark)
-    if (number := best_round(history)) < len(history):
-        state, reason = best, f"{reason}; classes were told apart best in round {number}, which is kept"
+
+    state, reason = _all_rounds(problem, settings, state, history, limit, annealed, save)
     _tell_empty(state, observer)
     return _result(problem, settings, state, tuple(history), reason, limit)
+
+
+def _best(history: History, classes: int, annealed: bool) -> int:
+    """The round that is kept; the last where posteriors were softened on purpose and know ever more."""
+    return len(history) if annealed else best_round(history, classes)
+
+
+def _all_rounds(
+    problem: ClassProblem,
+    settings: ClassifySettings,
+    state: ClassState,
+    history: History,
+    limit: float,
+    annealed: bool,
+    save: Callable[[ClassState, History], None],
+) -> tuple[ClassState, str]:
+    """The state of the best round and why no more were done; ``history`` grows by a row for each."""
+    kept, classes = state, problem.classes
+    reason = f"{settings.rounds} rounds, as many as asked for"
+    while (since := rounds_with(history, classes)) < settings.rounds:
+        problem.cancel.check()
+        if settled(settings, history, since, annealed):
+            reason = f"{100 * history[-1]['changed_share']:.1f} % of the particles changed class"
+            break
+        rounds_now = rounds_with(history, len(state.share))
+        now = with_classes(problem, len(state.share))
+        if len(state.share) < classes and rounds_now >= between(len(state.share)):
+            rng = np.random.default_rng((settings.seed, 1, len(history)))
+            _, state = split(now, state, classes, limit, settings.diameter_angstrom, rng)
+            problem.observer.notice(f"{len(state.share)} classes from round {len(history) + 1}")
+            now, rounds_now = with_classes(problem, len(state.share)), 0
+        elif len(history) - _best(history, classes, annealed) >= PATIENCE:
+            reason = f"{PATIENCE} rounds told classes apart no better"
+            break
+        plan = round_plan(now, settings, len(history), limit, rounds_now, annealed)
+        before = state
+        state = class_round(now, state, plan, target_nats(settings, since) if annealed else None)
+        row = _history_row(now, before, state, len(history))
+        problem.observer.record("rounds", **row)
+        history.append(row)
+        if _best(history, classes, annealed) == len(history):
+            kept = state
+        save(state, history)
+    if (number := _best(history, classes, annealed)) < len(history):
+        return kept, f"{reason}; classes were told apart best in round {number}, which is kept"
+    return state, reason
 
 
 def _mark(particles: ParticleSet, settings: ClassifySettings, references: Sequence[Volume] | None) -> str:
@@ -192,6 +208,7 @@ def _mark(particles: ParticleSet, settings: ClassifySettings, references: Sequen
         "defocus": views.defocus_u_angstrom,
         "image": views.image_index,
         "class": particles.class_number,
+        "occupancies": occupancies(particles),
     }
     return fingerprint(values)
 
@@ -212,44 +229,6 @@ def _start(
     if settings.begins == "random":
         return random_start(problem, state, rng)
     return maps_at_given_poses(replace(problem, symmetries=problem.symmetries[:1]), state)
-
-
-def _best_round(history: History, classes: int) -> int:
-    """The number of the round, with all classes there, whose posteriors knew most about the class.
-
-    Particles are compared with maps of the other half: what they know is not what they put there, and less of
-    it means that a class is losing what it stood for. Before all classes are there, the last round.
-    """
-    known = [row["information_nats"] if row["classes"] == classes else -math.inf for row in history]
-    if not known or max(known) == -math.inf:
-        return len(history)
-    return len(known) - int(np.argmax(known[::-1]))
-
-
-def _rounds_with(history: History, classes: int) -> int:
-    """How many rounds were done with so many classes."""
-    return sum(row["classes"] == classes for row in history)
-
-
-def _between(classes: int) -> int:
-    """Rounds before the next split: one class needs no more than its noise."""
-    return 1 if classes == 1 else BETWEEN
-
-
-def _with_classes(problem: ClassProblem, classes: int) -> ClassProblem:
-    """The problem while there are so many classes.
-
-    Classes are split at the poses that the particles came with, which agree with each other; a search gives
-    the particles of another molecule poses that agree with nothing yet, and what these differ by looks like
-    more structures than there are.
-    """
-    early = problem.align == "global" and classes < problem.classes
-    return replace(problem, symmetries=problem.symmetries[:classes], align="none" if early else problem.align)
-
-
-def _settled(settings: ClassifySettings, history: History, since: int, annealed: bool) -> bool:
-    least = ANNEALED * settings.rounds + 2 if annealed else FEWEST_ROUNDS
-    return since >= least and history[-1]["changed_share"] < SETTLED
 
 
 def _tell_empty(state: ClassState, observer: Observer) -> None:
@@ -301,39 +280,6 @@ def _problem(
         focus=focus,
         chunk=memory.chunk,
     )
-
-
-def _target_nats(settings: ClassifySettings, number: int) -> float | None:
-    """What this round's posteriors should know more than the shares of the classes; None: all they can."""
-    progress = number / max(settings.rounds - 1, 1)
-    if progress >= ANNEALED:
-        return None
-    last = LAST_SHARE * math.log(settings.classes)
-    return FIRST_NATS * (last / FIRST_NATS) ** (progress / ANNEALED)
-
-
-def _plan(
-    problem: ClassProblem, settings: ClassifySettings, number: int, limit_angstrom: float, since: int
-) -> Plan:
-    """Round ``number``; ``since`` rounds were done with as many classes."""
-    extent = problem.loader.extent_angstrom
-    shell = min(extent / limit_angstrom, problem.loader.points.max_shell)
-    searched = min(SEARCH_CYCLES * extent / settings.diameter_angstrom, shell)
-    return Plan(
-        round=number,
-        search=problem.align == "global" and _searches(settings, since),
-        grid_order=2,
-        search_shell=searched,
-        refine_shell=shell,
-        shift_radius_angstrom=problem.shift_angstrom,
-        shift_step_angstrom=0.4 * extent / searched,
-    )
-
-
-def _searches(settings: ClassifySettings, since: int) -> bool:
-    if settings.begins == "random" or since < SEARCHED_FIRST:
-        return True
-    return since % SEARCHED_EVERY == 0
 
 
 def _history_row(
