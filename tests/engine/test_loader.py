@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from parhelion.engine import loader as loader_module
 from parhelion.engine.loader import normalise, soft_circle, undistorted_shifts
 from parhelion.errors import MetadataError
 from parhelion.fourier.nufft import FourierSampler
@@ -54,6 +55,23 @@ def test_premultiplied_images_are_divided_by_their_ctf(kit, clear) -> None:
     strong = first.ctf.abs() > 0.1
     torch.testing.assert_close((second.data * first.ctf)[strong], first.data[strong], atol=1e-4, rtol=1e-4)
     assert transform(torch.zeros((1, kit.BOX, kit.BOX)), plain.points).shape == (1, len(plain.points))
+
+
+def test_groups_of_one_magnification_share_their_sampler(kit, clear, monkeypatch) -> None:
+    particles, images, _ = clear
+    made = []
+    sampler = loader_module.ImageSampler
+    monkeypatch.setattr(loader_module, "ImageSampler", lambda *args: made.append(1) or sampler(*args))
+    stretched = replace(particles.optics[0], magnification=(1.02, 0.0, 0.0, 0.98))
+    one = kit.loader_of(replace(particles, optics=(stretched,)), images).batch(np.arange(8), 60).data
+    views = replace(particles.views, optics_group=np.arange(len(particles.views)) % 4)
+    optics = tuple(replace(stretched, name=f"g{i}") for i in range(4))
+    many = kit.loader_of(replace(particles, optics=optics, views=views), images).batch(np.arange(8), 60).data
+    assert len(made) == 2
+    torch.testing.assert_close(one, many)
+    flat = replace(particles.optics[0], magnification=(1.0, 1.0, 1.0, 1.0))
+    with pytest.raises(MetadataError, match="singular magnification matrix"):
+        kit.loader_of(replace(particles, optics=(flat,)), images)
 
 
 def test_normalised_images_have_a_background_of_mean_zero_and_variance_one() -> None:

@@ -150,6 +150,8 @@ def test_bad_input_is_told(run, simulated, halves, tmp_path) -> None:
         )
     with pytest.raises(MetadataError, match="no half set"):
         run("refine_ctf", input=tmp_path / "nameless.star", reference=halves, output=tmp_path / "x")
+    with pytest.raises(InputError, match="wrong order"):
+        run("refine_ctf", input=simulated["start"], reference=halves[::-1])
     with pytest.raises(InputError, match="found 3"):
         run("refine_ctf", input=simulated["start"], reference=[*halves, simulated["reference"]])
     with pytest.raises(InputError, match="same file"):

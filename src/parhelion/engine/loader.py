@@ -1,6 +1,7 @@
 """From images to batches: background, mask, transform, Fourier crop, CTF."""
 
 from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -19,6 +20,9 @@ from parhelion.optics.ctf import ctf_of_views
 SMALLEST_CTF = 0.02
 EDGE_PIXELS = 4.0
 UNDISTORTED = (1.0, 0.0, 0.0, 1.0)
+LEAST_DETERMINANT = 1e-6
+KEPT_SAMPLERS = 32
+"""Magnification matrices whose interpolation is kept: 15 MB each for boxes of 256 pixels."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -54,11 +58,9 @@ class ParticleLoader:
         self.mask = soft_circle(self.box, self.diameter_angstrom / 2 / self.pixel_size_angstrom)
         # CTF and aberrations are taken at the undistorted frequencies, where the images are sampled
         self._optics = tuple(replace(group, magnification=UNDISTORTED) for group in optics)
-        self._samplers = {
-            number: _sampler(group, self.points)
-            for number, group in enumerate(optics)
-            if group.magnification != UNDISTORTED
-        }
+        # groups of one microscope share their matrix: thousands of groups, one sampler
+        self._sampler = lru_cache(KEPT_SAMPLERS)(partial(_sampler, self.points))
+        _refuse_singular(optics)
         self.shift_xyz_angstrom = undistorted_shifts(self.particles)
         self._rows, self.tilts = _view_rows(self.particles)
         self._cache: dict[int, Tensor] = {}
@@ -112,12 +114,12 @@ class ParticleLoader:
     def _transform(self, views: np.ndarray) -> tuple[Tensor, Tensor]:
         images, good = self.normalised(views)
         data = transform(images * self.mask, self.points)
-        for number, group in enumerate(self._optics):
-            member = torch.from_numpy(self.particles.views.optics_group[views] == number)
-            if not bool(member.any()):
-                continue
-            if number in self._samplers:
-                data[member] = self._samplers[number](images[member] * self.mask)
+        groups = self.particles.views.optics_group[views]
+        for number in np.unique(groups).tolist():
+            group, member = self._optics[number], torch.from_numpy(groups == number)
+            matrix = self.particles.optics[number].magnification
+            if matrix != UNDISTORTED:
+                data[member] = self._sampler(tuple(matrix))(images[member] * self.mask)
             if any(group.beam_tilt_xy_mrad) or any(group.odd_zernike):
                 phase = antisymmetric_phase(*self._frequencies(len(self.points)), group).float()
                 data[member] *= torch.polar(torch.ones_like(phase), -phase)
@@ -141,9 +143,19 @@ class ParticleLoader:
         return ctf_of_views(*self._frequencies(count), self.particles.views, self._optics, views)
 
 
-def _sampler(group: OpticsGroup, points: FourierPoints) -> ImageSampler:
-    """Samples images of ``group`` where the undistorted particle has the frequencies ``points``."""
-    inverse = np.linalg.inv(np.reshape(group.magnification, (2, 2)))
+def _refuse_singular(optics: tuple[OpticsGroup, ...]) -> None:
+    for group in optics:
+        if abs(np.linalg.det(np.reshape(group.magnification, (2, 2)))) < LEAST_DETERMINANT:
+            raise MetadataError(
+                f"optics group {group.name} has the singular magnification matrix {group.magnification} "
+                "(rlnMagMat00 …); one close to the identity is expected"
+            )
+
+
+def _sampler(points: FourierPoints, magnification: tuple[float, float, float, float]) -> ImageSampler:
+    """Samples images with this ``magnification`` where the undistorted particle has the frequencies
+    ``points``."""
+    inverse = np.linalg.inv(np.reshape(magnification, (2, 2)))
     grid = np.stack([points.kx.numpy(), points.ky.numpy()]).astype(np.float64) / points.box
     # the outermost points may leave the box's transform by the distortion; they take its border
     return ImageSampler(points.box, *np.clip(inverse @ grid, -0.5, 0.5))

@@ -7,6 +7,7 @@ did not go into. Each parameter comes with its standard error; what is not signi
 refine, classify3d and reconstruct apply what is found.
 """
 
+import re
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, model_validator
@@ -31,7 +32,18 @@ def _one_or_two(paths: "tuple[Path, ...]") -> "tuple[Path, ...]":
         raise InputError(f"one map or two half maps are expected, found {len(paths)}")
     if len(paths) == 2 and paths[0].samefile(paths[1]):
         raise InputError(f"both half maps are the same file, {paths[0]}; give it once, or two different ones")
+    if len(paths) == 2 and _half(paths[0]) == 2 and _half(paths[1]) == 1:
+        raise InputError(
+            f"{paths[0].name} and {paths[1].name} look like half maps in the wrong order, in which every "
+            "particle would meet its own map; give that of half set 1 first"
+        )
     return paths
+
+
+def _half(path: "Path") -> int | None:
+    """The half set that the name of a map speaks of, as RELION and cryoSPARC name theirs."""
+    found = re.search(r"half[_-]?(map)?[_-]?([12ab])(?![0-9a-z])", path.name.lower())
+    return None if found is None else {"1": 1, "a": 1}.get(found.group(2), 2)
 
 
 class Params(JobParams):
