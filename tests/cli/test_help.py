@@ -50,6 +50,22 @@ def test_summaries_are_those_of_the_declarations() -> None:
         assert jobs.load(name).summary == summary
 
 
+def test_job_help_tells_how_to_type_an_option(capsys, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["refine-manual", "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "--align WORD" in shown and "one of none, local, global" in shown
+    assert "any of psi, theta, phi, x, y, default: psi,theta,phi,x,y" in shown
+    assert "default: yes, --no-auto-mask turns it off" in shown
+
+
+def test_options_without_a_heading_come_first(capsys) -> None:
+    for name in ("reconstruct", "merge3d"):
+        assert main([name, "--help"]) == 0
+        shown = capsys.readouterr().out
+        assert shown.index("\nOptions\n") < shown.index("\nMaps and their mask\n")
+
+
 def test_schema_is_json(capsys) -> None:
     import json
 

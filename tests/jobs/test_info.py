@@ -46,7 +46,13 @@ def test_particles_maps_and_stacks(run, simulated, molecule, tmp_path) -> None:
     sums = told(part.outputs["sums"], "sums").figures
     assert (sums["kind"], sums["range"], sums["particles_of_table"]) == ("partial sums", "1 to 10", 40)
     both = told([molecule, simulated["truth"]], "both").figures
-    assert both == {"files": 2, "molecule.mrc": "map", "truth.star": "particles"}
+    assert set(both) == {"files", "molecule.mrc", "truth.star"}
+    assert both["molecule.mrc"].startswith("map: 32 x 32 x 32 voxels")
+    assert both["truth.star"].startswith("particles: 40, box 32") and "with poses" in both["truth.star"]
+    again = tmp_path / "again" / molecule.name
+    again.parent.mkdir()
+    again.write_bytes(molecule.read_bytes())
+    assert {str(molecule), str(again)} <= set(told([molecule, again], "alike").figures)
 
 
 def test_as_many_rows_as_wanted(run, simulated, tmp_path) -> None:

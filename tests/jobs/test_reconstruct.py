@@ -111,10 +111,10 @@ def scored(simulated):
 
 def test_maps_of_classes(run, scored) -> None:
     found = run("reconstruct", input=scored, classes="all")
-    assert [p.name for p in found.outputs["maps"]] == ["map_001.mrc", "map_002.mrc"]
-    assert [p.name for p in found.outputs["statistics_of"]] == ["statistics_001.txt", "statistics_002.txt"]
-    assert found.figures["particles_in_map_class1"] == pytest.approx(78)
-    assert found.figures["resolution_angstrom_class1"] < found.figures["resolution_angstrom_class2"]
+    assert [p.name for p in found.outputs["class_maps"]] == ["map_001.mrc", "map_002.mrc"]
+    assert [p.name for p in found.outputs["class_statistics"]] == ["statistics_001.txt", "statistics_002.txt"]
+    assert found.figures["class_1_particles_in_map"] == pytest.approx(78)
+    assert found.figures["class_1_resolution_angstrom"] < found.figures["class_2_resolution_angstrom"]
 
 
 OPTIONS = [
@@ -146,7 +146,7 @@ def test_every_option_changes_something(run, scored, tmp_path) -> None:
     before = {name: read_volume(plain[name]).data for name in ("map", "half1", "mask")}
     for number, options in enumerate(OPTIONS):
         found = run("reconstruct", input=scored, output=tmp_path / str(number), **options).outputs
-        names = {name: name for name in before} if "map" in found else {"map": "maps"}
+        names = {name: name for name in before} if "map" in found else {"map": "class_maps"}
         differences = []
         for one, other in names.items():
             path = found[other][0] if isinstance(found[other], list) else found[other]

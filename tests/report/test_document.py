@@ -127,4 +127,5 @@ def test_quantities_are_shown_with_their_unit(name: str, value: object, shown: s
 def test_names_become_words() -> None:
     assert split_unit("unmasked_resolution_angstrom") == ("Unmasked resolution", "Å")
     assert split_unit("snr") == ("SNR", "")
+    assert split_unit("my_map.mrc") == ("my_map.mrc", "")
     assert show_number(True) == "True"

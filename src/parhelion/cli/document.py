@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from parhelion import jobs
-from parhelion.cli.help import usage
+from parhelion.cli.help import usage, without_heading_first
 from parhelion.errors import ParameterError
 from parhelion.io.atomic import write_text
 from parhelion.registry import Job, Option, options_of
@@ -69,10 +69,12 @@ def _call(options: list[Option]) -> str:
 
 def _table(options: list[Option]) -> list[str]:
     rows = ["| option | unit | default | range | meaning |", "|---|---|---|---|---|"]
-    for option in options:
+    for option in without_heading_first(options):
         flags = f"`{option.flag}`" + (f", `-{option.short}`" if option.short else "")
         unit = "" if option.unit in (None, "1") else str(option.unit)
         default = "required" if option.required else option.default_text
+        if option.switch and option.default:
+            default += f" (`{option.negative}`)"
         allowed = option.range_text or ", ".join(f"`{choice}`" for choice in option.choices)
         cells = [flags, unit, default, allowed, option.help]
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")

@@ -65,21 +65,29 @@ def usage(job: Job, options: list[Option]) -> str:
 
 def details(option: Option) -> str:
     """Unit, default and range of an option, as help shows them behind its text."""
-    parts = [f"one of {', '.join(option.choices)}"] if option.choices else []
+    several = option.comma or option.count == 0
+    parts = [f"{'any' if several else 'one'} of {', '.join(option.choices)}"] if option.choices else []
     if option.unit and option.unit != "1":
         parts.append(f"unit: {option.unit}")
     if option.required:
         parts.append("required")
     elif option.default is not False:
         parts.append(f"default: {option.default_text}")
+        if option.switch:
+            parts.append(f"{option.negative} turns it off")
     if option.range_text:
         parts.append(f"range: {option.range_text}")
     return ", ".join(parts)
 
 
+def without_heading_first(options: list[Option]) -> list[Option]:
+    """What every run needs before what belongs to a heading, wherever it was declared."""
+    return sorted(options, key=lambda option: option.group is not None)
+
+
 def _groups(options: list[Option], fallback: str) -> list[tuple[str, list[Option]]]:
     found: dict[str, list[Option]] = {}
-    for option in options:
+    for option in without_heading_first(options):
         found.setdefault(option.group or fallback, []).append(option)
     return list(found.items())
 
@@ -93,6 +101,7 @@ def _table(options: list[Option]) -> Padding:
         short = f"-{option.short}," if option.short else ""
         more = details(option)
         text = escape(option.help) + (f" [dim]({escape(more)})[/]" if more else "")
-        words = f" {option.metavar}" if option.metavar and not option.choices else ""
+        word = ("WORD,…" if option.comma else "WORD") if option.choices else option.metavar
+        words = f" {word}" if word else ""
         table.add_row(short, option.flag + escape(words), text)
     return Padding(table, (0, 0, 1, 2))

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from parhelion.errors import FormatError, InputError
+from parhelion.report.units import show_quantity
 
 if TYPE_CHECKING:
     from parhelion.io.package import Package
@@ -17,13 +18,12 @@ def facts_of(path: Path) -> Facts:
     """Kind and key figures of a file. Raises InputError where it is of no known kind."""
     from parhelion.io.formats import format_of
     from parhelion.io.package import is_package, read_package
-    from parhelion.io.partial_sums import read_header
     from parhelion.io.particles import read_particles
 
     if is_package(path):
         return package_facts(read_package(path))
     if path.suffix == ".npz":
-        return sums_facts(read_header(path))
+        return _sums(path)
     if path.suffix.lower() == ".star":
         if (listed := _micrographs(path)) is not None:
             return micrograph_facts(listed)
@@ -33,6 +33,28 @@ def facts_of(path: Path) -> Facts:
     if found.kind == "particles":
         return particle_facts(read_particles(path, pixel_size_angstrom=None))
     return image_facts(path, found.kind)
+
+
+COUNTED = ("particles", "images", "files", "voxels", "pixels", "classes")
+"""Figures that read best before their names: 600 particles."""
+
+
+def in_short(facts: Facts) -> str:
+    """Kind and size of a file in one line."""
+    kind, parts = str(facts["kind"]), []
+    for name in COUNTED:
+        if facts.get(name) and not (kind == "particles" and name == "images"):
+            value = show_quantity(name, facts[name])
+            if facts[name] == 1:
+                name = "class" if name == "classes" else name.removesuffix("s")
+            parts.append(value if name == kind else f"{value} {name}")
+    if facts.get("box"):
+        parts.append(f"box {facts['box']}")
+    if facts.get("pixel_size_angstrom"):
+        parts.append(f"{show_quantity('pixel_size_angstrom', facts['pixel_size_angstrom'])} per pixel")
+    if facts.get("poses") == "yes":
+        parts.append("with poses")
+    return f"{kind}: {', '.join(parts)}" if parts else kind
 
 
 def package_facts(package: "Package") -> Facts:
@@ -83,8 +105,8 @@ def particle_facts(particles: "ParticleSet") -> Facts:
         "voltage_kv": first.voltage_kv,
         "spherical_aberration_mm": first.spherical_aberration_mm,
         "amplitude_contrast": first.amplitude_contrast,
-        "least_defocus_micrometre": float(defocus.min()),
-        "largest_defocus_micrometre": float(defocus.max()),
+        "least_defocus_um": float(defocus.min()),
+        "largest_defocus_um": float(defocus.max()),
         "poses": "no" if particles.rotation is None else "yes",
         "half_sets": "no" if particles.half is None else "yes",
         "classes": 0 if particles.class_number is None else int(particles.class_number.max()),
@@ -127,6 +149,31 @@ def image_facts(path: Path, kind: str) -> Facts:
         "images": count,
         "pixels": f"{x} x {y}",
         "pixel_size_angstrom": stack.pixel_size_angstrom,
+    }
+
+
+def _sums(path: Path) -> Facts:
+    """Partial sums of a reconstruction, or of a two-dimensional classification."""
+    from parhelion.algorithms.class2d import partial
+    from parhelion.io.partial_sums import read_header
+
+    try:
+        return sums_facts(read_header(path))
+    except FormatError as error:
+        try:
+            part = partial.load(path)
+        except FormatError:
+            raise error from None
+    rows = part.arrays["rows"]
+    return {
+        "kind": "partial sums of class2d",
+        "particles_of_table": partial.count_of(part),
+        "range": f"{int(rows.min()) + 1} to {int(rows.max()) + 1}" if len(rows) else "none",
+        "used_particles": len(rows),
+        "box": int(str(part.facts["box"])),
+        "pixel_size_angstrom": float(str(part.facts["pixel_size_angstrom"])),
+        "classes": int(str(part.facts["classes"])),
+        "classification": str(part.facts["mark"])[:12],
     }
 
 
@@ -199,12 +246,14 @@ def _other_table(path: Path) -> Facts | None:
 
 def table_of_particles(particles: "ParticleSet", most: int) -> tuple[list[str], list[list[object]]]:
     """Heads and the first rows of the particles' parameters."""
+    import numpy as np
+
     from parhelion.geometry.rotations import to_relion
 
     n = min(most, len(particles))
     views = particles.views
     heads = ["particle", "image", "stack", "defocus (Å)"]
-    first_view = [int((views.particle == i).argmax()) for i in range(n)]
+    first_view = np.unique(views.particle, return_index=True)[1][:n].tolist()
     rows: list[list[object]] = [
         [
             i + 1,

@@ -120,11 +120,16 @@ def box_of(particles: "ParticleSet") -> int:
     raise no_images(problems)
 
 
-def size_of(path: Path, pixel_size: float | None) -> tuple[int, int, float]:
-    """Number of particles, box in pixels and pixel size in Å, from table and header only."""
+def size_of(path: Path, pixel_size: float | None, *, poses: bool = False) -> tuple[int, int, float]:
+    """Number of particles, box in pixels and pixel size in Å, from table and header only.
+
+    Raises MetadataError where ``poses`` are needed and there are none.
+    """
     from parhelion.io.particles import read_particles
 
     particles = read_particles(path, pixel_size_angstrom=pixel_size)
+    if poses:
+        require_poses(path, particles)
     return len(particles), box_of(particles), particles.optics[0].pixel_size_angstrom
 
 

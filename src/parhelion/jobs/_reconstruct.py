@@ -26,21 +26,24 @@ OUTPUTS = (
         optional=True,
     ),
     Output(
-        name="maps", file="map_*.mrc", help="with --classes: map of each class, by its number", optional=True
+        name="class_maps",
+        file="map_*.mrc",
+        help="with --classes: map of each class, by its number",
+        optional=True,
     ),
-    Output(name="half1s", file="half1_*.mrc", help="its first half map", optional=True),
-    Output(name="half2s", file="half2_*.mrc", help="its second half map", optional=True),
-    Output(name="masks", file="mask_*.mrc", help="the mask of its resolution", optional=True),
-    Output(name="fscs", file="fsc_*.star", help="its half-map correlation", optional=True),
-    Output(name="statistics_of", file="statistics_*.txt", help="its statistics", optional=True),
+    Output(name="class_half1", file="half1_*.mrc", help="its first half map", optional=True),
+    Output(name="class_half2", file="half2_*.mrc", help="its second half map", optional=True),
+    Output(name="class_masks", file="mask_*.mrc", help="the mask of its resolution", optional=True),
+    Output(name="class_fsc", file="fsc_*.star", help="its half-map correlation", optional=True),
+    Output(name="class_statistics", file="statistics_*.txt", help="its statistics", optional=True),
 )
 OF_CLASS = {
-    "map": "maps",
-    "half1": "half1s",
-    "half2": "half2s",
-    "mask": "masks",
-    "fsc": "fscs",
-    "statistics": "statistics_of",
+    "map": "class_maps",
+    "half1": "class_half1",
+    "half2": "class_half2",
+    "mask": "class_masks",
+    "fsc": "class_fsc",
+    "statistics": "class_statistics",
 }
 
 
@@ -134,9 +137,9 @@ def finish(
         written = _write(context, params, one)
         title = "" if one.number is None else f" of class {one.number}"
         _show(context, one, title)
-        end = "" if one.number is None else f"_class{one.number}"
+        start = "" if one.number is None else f"class_{one.number}_"
         for name, value in _figures(one).items():
-            figures[name + end] = value
+            figures[start + name] = value
         for name, path in written.items():
             if one.number is None:
                 outputs[name] = path

@@ -48,6 +48,7 @@ class Params(JobParams):
         None,
         help="one map per class to start from, protein white, in the frame and size of the particles",
         default_text="none, see --start",
+        short="r",
     )
     start: Literal["split", "random", "input"] | None = option(
         None,
@@ -145,18 +146,19 @@ MORE = {"none": 1, "local": 5, "global": 12}
 
 def estimate(params: Params) -> Estimate:
     """What ``algorithms.classify3d`` plans for the table's particles."""
+    from parhelion.algorithms.class_checkpoint import KEPT
     from parhelion.algorithms.classify3d import memory_plan
     from parhelion.jobs._particles import size_of
     from parhelion.run.memory import available_bytes
 
-    count, box, pixel = size_of(params.input, params.pixel_size)
+    count, box, pixel = size_of(params.input, params.pixel_size, poses=True)
     plan = memory_plan(count, box, pixel, _settings(params, 0, params.classes), available_bytes())
     evaluations = count * params.classes * params.rounds * MORE[params.align]
     return Estimate(
         memory_bytes=plan.shared_bytes,
         per_thread_bytes=plan.per_thread_bytes,
         seconds=SECONDS_PER_EVALUATION * evaluations * (box / 64) ** 2,
-        disk_bytes=params.classes * 3 * 4 * box**3 + 700 * count,
+        disk_bytes=params.classes * (3 + 7 * KEPT) * 4 * box**3 + (700 + 150 * KEPT) * count,
     )
 
 
@@ -278,4 +280,4 @@ def show(context: "Context", found: "Classification") -> None:
     report.history(context.history.get("rounds", []), "Rounds")
 
 
-JOB = declare(__name__, __doc__, params=Params, run=run, estimate=estimate, outputs=OUTPUTS)
+JOB = declare(__name__, __doc__, params=Params, run=run, estimate=estimate, outputs=OUTPUTS, resumable=True)

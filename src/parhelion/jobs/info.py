@@ -57,7 +57,7 @@ def run(context: "Context", params: Params) -> Result:
     import json
 
     from parhelion.io.atomic import write_text
-    from parhelion.jobs._info import facts_of
+    from parhelion.jobs._info import facts_of, in_short
 
     every: dict[str, Facts] = {}
     for path in params.input:
@@ -69,8 +69,9 @@ def run(context: "Context", params: Params) -> Result:
     write_text(context.path("info"), json.dumps(every, indent=2, ensure_ascii=False) + "\n")
     figures: Facts = next(iter(every.values())) if len(every) == 1 else {"files": len(every)}
     if len(every) > 1:
-        for path_text, facts in every.items():
-            figures[Path(path_text).name] = str(facts["kind"])
+        names = [Path(path_text).name for path_text in every]
+        for path_text, name, facts in zip(every, names, every.values()):
+            figures[name if names.count(name) == 1 else path_text] = in_short(facts)
     return Result(figures=figures, outputs={"info": context.path("info")})
 
 

@@ -233,6 +233,8 @@ class Params(JobParams):
             raise ValueError(f"--{min(several).replace('_', '-')} is for several --classes")
         if self.mask is not None and "auto_mask" in given and self.auto_mask:
             raise ValueError("--mask gives the mask, --auto-mask makes one; choose")
+        if self.mask is not None and self.centre:
+            raise ValueError("--centre moves the map, which --mask would not follow; choose")
         searching = {"shift_range", "results_to_refine", "search_radius", "autocrop"} & given
         if self.local and searching:
             flags = " and ".join(f"--{name.replace('_', '-')}" for name in sorted(searching))
@@ -306,7 +308,7 @@ def estimate(params: Params) -> Estimate:
     from parhelion.jobs._particles import size_of
     from parhelion.run.memory import available_bytes
 
-    count, box, pixel = size_of(params.input, params.pixel_size)
+    count, box, pixel = size_of(params.input, params.pixel_size, poses=params.local)
     plan = memory_plan(count, box, pixel, made.settings_of(params, 0), available_bytes())
     classes = params.classes
     maps = 4 * (1 if classes == 1 else classes)

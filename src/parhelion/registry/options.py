@@ -89,6 +89,11 @@ class Option:
         return self.type is bool
 
     @property
+    def negative(self) -> str:
+        """The flag that turns a switch off."""
+        return "--no-" + self.flag.removeprefix("--")
+
+    @property
     def numeric(self) -> bool:
         """Whether its values are numbers."""
         return self.type in (int, float)
@@ -124,7 +129,10 @@ def _option(name: str, info: FieldInfo) -> Option:
     bare, count, metadata = unwrap(info.annotation)
     metadata = [*info.metadata, *metadata]
     default = None if info.default is PydanticUndefined else info.default
+    comma = any(getattr(m, "func", None) is split_commas for m in metadata)
     text = str(extra["default_text"]) if "default_text" in extra else show_value(default)
+    if comma and "default_text" not in extra:
+        text = text.replace(" ", ",")
 
     def said(key: str) -> str | None:
         return str(extra[key]) if key in extra else None
@@ -142,7 +150,7 @@ def _option(name: str, info: FieldInfo) -> Option:
         default_text="" if info.is_required() else text,
         range_text=_range_text(metadata),
         count=count,
-        comma=any(getattr(m, "func", None) is split_commas for m in metadata),
+        comma=comma,
     )
 
 

@@ -20,7 +20,9 @@ KNOWN_SHORT = {"fsc": "FSC", "ctf": "CTF", "snr": "SNR", "cpu": "CPU", "bfactor"
 
 
 def split_unit(name: str) -> tuple[str, str]:
-    """Readable name and unit of a value that is called ``name``."""
+    """Readable name and unit of a value that is called ``name``; names of files stay as they are."""
+    if "." in name:
+        return name, ""
     unit = ""
     for suffix, symbol in UNITS.items():
         if name.endswith(suffix):
