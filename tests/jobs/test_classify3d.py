@@ -2,10 +2,11 @@
 
 import pytest
 
-from parhelion.errors import InputError, ParameterError
+from parhelion.errors import InputError, OutputError, ParameterError
 from parhelion.io.mrc import read_header, read_volume
 from parhelion.io.particles import read_particles
 from parhelion.io.star import read_star
+from parhelion.jobs import classify3d
 
 
 @pytest.fixture
@@ -49,6 +50,23 @@ def test_classes_start_from_maps_or_from_the_input(run, truth, molecule, tmp_pat
         run("classify3d", input=truth, references=(molecule, molecule), classes=3, **given)
     with pytest.raises(ParameterError, match="--start says otherwise"):
         run("classify3d", input=truth, references=(molecule, molecule), start="random", **given)
+
+
+def test_a_stopped_run_goes_on_to_the_same_figures(run, truth, tmp_path, monkeypatch) -> None:
+    common = {"input": truth, "classes": 2, "diameter": 90.0, "rounds": 5}
+    whole = run("classify3d", output=tmp_path / "whole", **common)
+
+    def full(*_: object) -> None:
+        raise OutputError("the disk is full")
+
+    stopped = tmp_path / "stopped"
+    with monkeypatch.context() as patched:
+        patched.setattr(classify3d, "show", full)
+        with pytest.raises(OutputError, match="the disk is full"):
+            run("classify3d", output=stopped, **common)
+    again = run("classify3d", output=stopped, resume=True, **common)
+    assert again.figures == whole.figures
+    assert "going on after round" in (stopped / "log.txt").read_text("utf-8")
 
 
 def test_each_class_may_have_its_symmetry(run, truth) -> None:

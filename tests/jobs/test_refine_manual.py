@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from manual_data import molecule
-from parhelion.errors import InputError, MetadataError, ParameterError
+from parhelion.errors import InputError, MetadataError, OutputError, ParameterError
 from parhelion.geometry.rotations import align_poses, angle_between
 from parhelion.io.mrc import open_stack, read_header, read_volume, write_volume
 from parhelion.io.particles import read_particles, write_particles
 from parhelion.io.star import read_star
 from parhelion.io.statistics import read_statistics
+from parhelion.jobs import _refine_manual_work
 from parhelion.model.occupancy import occupancies
 from parhelion.model.volume import Volume
 
@@ -182,11 +183,21 @@ def test_blank_edges_cropping_statistics_and_contrast(run, truth, molecule, tmp_
     assert len(read_star(small.outputs["fsc"][0])["fsc"]["rlnResolution"]) < 17
 
 
-def test_a_finished_run_is_resumed_to_the_same_figures(run, truth, molecule, tmp_path) -> None:
-    common = {"input": truth, "references": [molecule], "output": tmp_path / "run", **SIZE}
-    once = run("refine_manual", cycles=2, **common)
-    again = run("refine_manual", cycles=2, resume=True, **common)
-    assert again.figures == once.figures
+def test_a_stopped_run_goes_on_to_the_same_figures(run, truth, molecule, tmp_path, monkeypatch) -> None:
+    common = {"input": truth, "references": [molecule], "cycles": 2, **SIZE}
+    whole = run("refine_manual", output=tmp_path / "whole", **common)
+
+    def full(*_: object) -> None:
+        raise OutputError("the disk is full")
+
+    stopped = tmp_path / "stopped"
+    with monkeypatch.context() as patched:
+        patched.setattr(_refine_manual_work, "write", full)
+        with pytest.raises(OutputError, match="the disk is full"):
+            run("refine_manual", output=stopped, **common)
+    again = run("refine_manual", output=stopped, resume=True, **common)
+    assert again.figures == whole.figures
+    assert "going on after cycle 2" in (stopped / "log.txt").read_text("utf-8")
 
 
 def test_options_go_together(run, truth) -> None:
