@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from parhelion.algorithms.ctf_refine import picture, refine, search
 from parhelion.errors import InputError, MetadataError, ParameterError
@@ -306,6 +307,14 @@ def test_a_micrographs_defocus_stays_within_the_range(odd_case: Case) -> None:
         beam_tilt=False, trefoil=False, resolution_limit_angstrom=6.0,
     )  # fmt: skip
     assert np.abs(found.level("defocus")[0]).max() <= 150
+
+
+def test_slices_on_a_gpu_leave_half_of_its_memory(monkeypatch) -> None:
+    monkeypatch.setattr(refine.torch.cuda, "mem_get_info", lambda _device: (6_000, 10_000))
+    gpu, cpu = torch.device("cuda:0"), torch.device("cpu")
+    assert refine._room_for_slices(gpu, 5_000) == 3_000
+    assert refine._room_for_slices(gpu, 2_000) == 2_000
+    assert refine._room_for_slices(cpu, 5_000) == 5_000
 
 
 def test_of_many_groups_the_largest_are_pictured_and_few_told(odd_case: Case, monkeypatch) -> None:

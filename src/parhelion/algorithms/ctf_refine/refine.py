@@ -149,9 +149,18 @@ def refine_ctf(
         chunk=chunk_size(len(start.layout.columns), loader.points.count(references.highest_shell)),
         executor=executor,
         cancel=cancel,
-        slice_cache=None if settings.magnification else SliceCache(left=cache_bytes),
+        slice_cache=None
+        if settings.magnification
+        else SliceCache(left=_room_for_slices(loader.device, cache_bytes)),
     )
     return _Refinement(work=work, settings=settings, references=references, observer=observer).run()
+
+
+def _room_for_slices(device: torch.device, cache_bytes: int) -> int:
+    """Slices stay on the device: on a GPU they may have half of its memory that is free."""
+    if device.type != "cuda":
+        return cache_bytes
+    return min(cache_bytes, int(torch.cuda.mem_get_info(device)[0]) // 2)
 
 
 def chunk_size(columns: int, points: int) -> int:
