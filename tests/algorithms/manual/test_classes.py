@@ -216,6 +216,25 @@ def test_a_class_that_loses_all_its_particles_keeps_its_map(mixture) -> None:
     assert any("keeps its maps" in notice for notice in heard.notices) and len(found.classes) == 2
 
 
+def test_classes_and_chunks_without_particles_are_no_obstacle(data) -> None:
+    """A class that is nobody's likeliest, images that cannot be used for longer than a chunk."""
+    images = data.images.data.copy()
+    images[:70] = np.nan
+    count: list[int] = []
+    focus = Focus(centre_xyz_angstrom=(0.0, 0.0, 0.0), radius_angstrom=30.0)
+    for settings in ({"focus": focus}, {"signed_limit_angstrom": 30.0}, {"parameters": ("theta", "x")}):
+        found = refined(
+            Images(images),
+            with_occupancies(data.near(), np.tile([90.0, 10.0], (len(images), 1))),
+            (data.truth, data.truth),
+            {"projections": lambda first, made, total: count.append(len(made))},
+            **settings,
+            **TWO,
+        )
+        assert found.rows.tolist() == list(range(70, len(images)))
+    assert sum(count) == 3 * (len(images) - 70)
+
+
 def test_halves_of_several_classes_share_coarse_detail_only() -> None:
     generator = torch.Generator().manual_seed(1)
     first, second = torch.randn((2, 16, 16, 16), generator=generator)

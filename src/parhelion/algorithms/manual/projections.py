@@ -47,6 +47,8 @@ def matching_projections(problem: ManualProblem, state: ManualState, write: Proj
 def to_images(transforms: Tensor, points: FourierPoints) -> Tensor:
     """Images ``(m, v, box, box)`` of transforms ``(m, v, k)`` on the first ``k`` points."""
     box, k = points.box, transforms.shape[-1]
+    if not len(transforms):
+        return torch.zeros((*transforms.shape[:-1], box, box), device=transforms.device)
     full = transforms.new_zeros((*transforms.shape[:-1], box, box // 2 + 1))
     kx, ky = (axis[:k].long().to(transforms.device) for axis in (points.kx, points.ky))
     full[..., ky % box, kx] = transforms
