@@ -325,6 +325,8 @@ def test_first_and_last_choose_particles(particles) -> None:
     assert 0.5 < similar(chosen.map, whole.map) < 0.999
     with pytest.raises(ParameterError, match="beyond the last of 200"):
         everything(table, images, last=201)
+    with pytest.raises(ParameterError, match="--first 201 is beyond the last of 200"):
+        everything(table, images, first=201)
 
 
 def test_even_and_odd_rows_are_half_sets(particles) -> None:

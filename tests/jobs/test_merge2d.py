@@ -52,6 +52,9 @@ def test_parts_make_the_classes_of_one_run(run, particles, references, tmp_path)
 
 def test_a_missing_part_is_said_and_other_parts_are_refused(run, particles, references, tmp_path) -> None:
     first = part(run, particles, references, 1, 25, tmp_path / "a")
+    told = run("info", input=first, output=tmp_path / "info").figures
+    assert (told["kind"], told["range"], told["classes"]) == ("partial sums of class2d", "1 to 25", 4)
+    assert (told["particles_of_table"], told["used_particles"]) == (70, 25)
     alone = run("merge2d", input=first, select="none", output=tmp_path / "alone")
     assert any("45 particles are in none of the files" in note for note in alone.notices)
     assert "particles" not in alone.outputs

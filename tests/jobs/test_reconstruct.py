@@ -198,6 +198,10 @@ def test_statistics_in_cistems_columns(run, simulated, tmp_path) -> None:
     one, other = (read_statistics(r.outputs["statistics"]) for r in (plain, massive))
     assert one.part_ssnr is not None and other.part_ssnr is not None
     assert other.part_ssnr[4] > one.part_ssnr[4]
+    # hours of work are not lost for a mass that cannot be
+    odd = run("reconstruct", input=simulated["truth"], mass=1e5, output=tmp_path / "c")
+    assert any("its mass is too large for the mask" in note for note in odd.notices)
+    np.testing.assert_allclose(read_statistics(odd.outputs["statistics"]).part_ssnr, one.part_ssnr, rtol=1e-6)
 
 
 def test_particles_follow_the_centre(run, simulated, tmp_path) -> None:

@@ -143,12 +143,13 @@ def test_a_table_without_a_known_pixel_size_can_be_told(run, simulated) -> None:
         ({"symmetry": "X3"}, ParameterError, "X3"),
         ({"diameter": 900}, ParameterError, "does not fit into the box"),
         ({"local": True, "shift_range": 5}, ParameterError, "belong to the search"),
-        ({"local": True}, MetadataError, "input has none"),
+        ({"local": True}, MetadataError, "has no poses"),
         ({"max_rounds": 0}, ParameterError, "--max-rounds"),
         ({"local": True, "autocrop": True}, ParameterError, "--autocrop belong to the search"),
         ({"blurring": False, "smoothing": 0.5}, ParameterError, "that they do not"),
         ({"auto_mask": False, "outside_weight": 0.5}, ParameterError, "there is no mask"),
         ({"outside_lowpass": 20.0}, ParameterError, "give it a weight"),
+        ({"mask": "reference", "centre": True}, ParameterError, "--mask would not follow"),
         ({"symmetry": "C1,D2"}, ParameterError, "one for all, or one for each"),
         ({"class_rounds": 9}, ParameterError, "is for several --classes"),
         ({"inner_radius": 70.0, "diameter": 90}, ParameterError, "must be smaller than the outer"),
@@ -156,6 +157,8 @@ def test_a_table_without_a_known_pixel_size_can_be_told(run, simulated) -> None:
 )
 def test_options_that_make_no_sense_are_refused(run, simulated, options, error, said) -> None:
     given = {"input": simulated["particles"], "reference": simulated["reference"], **options}
+    if "mask" in options:
+        given["mask"] = simulated["reference"]
     with pytest.raises(error, match=said):
         run("refine", **given)
 

@@ -267,6 +267,8 @@ def memory_plan(
 
 def _rows(count: int, settings: ReconstructSettings) -> np.ndarray:
     last = settings.last or count
+    if settings.first > count:
+        raise ParameterError(f"--first {settings.first} is beyond the last of {count} particles")
     if not 1 <= settings.first <= last:
         raise ParameterError(f"--last {last} comes before --first {settings.first}")
     if last > count:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from parhelion.algorithms.postprocess.gold_standard import GoldStandard
     from parhelion.algorithms.postprocess.statistics import ShellStatistics
     from parhelion.model.volume import Volume
+    from parhelion.run.context import Context
 
 LABELS = {
     "corrected": "rlnFourierShellCorrelationCorrected",
@@ -54,6 +55,19 @@ def particle_share(mass_kda: float | None, like: "Volume", mask: "Volume | None"
     share = particle_volume_angstrom3(mass_kda) / (whole * like.pixel_size_angstrom**3)
     particle_fsc(np.ones(1), share)
     return share
+
+
+def share_or_notice(
+    context: "Context", mass_kda: float | None, like: "Volume", mask: "Volume | None"
+) -> float:
+    """``particle_share``; a mass that cannot be is told, and what was computed before is not lost for it."""
+    from parhelion.errors import ParameterError
+
+    try:
+        return particle_share(mass_kda, like, mask)
+    except ParameterError as error:
+        context.notice(f"{error}; the statistics count the whole mask as particle")
+        return 1.0
 
 
 def write_cistem_statistics(

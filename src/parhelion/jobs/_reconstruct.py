@@ -152,7 +152,7 @@ def finish(
 
 def _write(context: "Context", params: MapParams, found: "ReconstructResult") -> dict[str, Path]:
     from parhelion.io import mrc
-    from parhelion.jobs._fsc import curves_by_kind, particle_share, write_cistem_statistics, write_fsc
+    from parhelion.jobs._fsc import curves_by_kind, share_or_notice, write_cistem_statistics, write_fsc
 
     def path(name: str) -> Path:
         if found.number is None:
@@ -167,7 +167,7 @@ def _write(context: "Context", params: MapParams, found: "ReconstructResult") ->
     written = {name: path(name) for name in volumes}
     if found.curves is not None:
         write_fsc(path("fsc"), curves_by_kind(found.curves), found.map.box, found.map.pixel_size_angstrom)
-        share = particle_share(params.mass, found.map, found.mask)
+        share = share_or_notice(context, params.mass, found.map, found.mask)
         curve = found.curves.masked
         write_cistem_statistics(path("statistics"), curve, found.map, share, smooth=params.smooth)
         written |= {name: path(name) for name in ("fsc", "statistics")}

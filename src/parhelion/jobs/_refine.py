@@ -28,7 +28,7 @@ def finished(context: "Context", found: "RefineResult", mass: float | None, roun
     from parhelion.io.particles import write_particles
 
     paths = {name: context.path(name) for name in FILES}
-    directions, figures = write(paths, found, mass)
+    directions, figures = write(context, paths, found, mass)
     outputs: dict[str, Path | list[Path]] = dict(paths)
     outputs["particles"] = context.path("particles")
     write_particles(context.path("particles"), found.particles)
@@ -44,20 +44,20 @@ def files_of_rounds(context: "Context") -> list[Path]:
 
 
 def write(
-    to: Mapping[str, Path], found: "RefineResult", mass: float | None
+    context: "Context", to: Mapping[str, Path], found: "RefineResult", mass: float | None
 ) -> "tuple[DirectionalFsc, Figures]":
     """All files but the particles at ``to`` (names of FILES), and the figures that come with them."""
     from parhelion.fourier.shells import resolution_at
     from parhelion.io import mrc
     from parhelion.jobs import _orientation as orientation
-    from parhelion.jobs._fsc import curves_by_kind, particle_share, write_cistem_statistics, write_fsc
+    from parhelion.jobs._fsc import curves_by_kind, share_or_notice, write_cistem_statistics, write_fsc
 
     half1, half2 = found.half_maps
     for name, volume in (("map", found.map), ("half1", half1), ("half2", half2), ("mask", found.mask)):
         mrc.write_volume(to[name], volume)
     box, pixel = found.map.box, found.map.pixel_size_angstrom
     write_fsc(to["fsc"], curves_by_kind(found.curves), box, pixel)
-    share = particle_share(mass, found.map, found.mask)
+    share = share_or_notice(context, mass, found.map, found.mask)
     table = write_cistem_statistics(to["statistics"], found.curves.corrected, found.map, share)
     directions = orientation.directions_of(half1, half2, found.mask)
     figures = orientation.figures_of(directions)

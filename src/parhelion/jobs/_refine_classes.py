@@ -81,7 +81,7 @@ def _write_class(context: "Context", one: "RefinedClass", mass: float | None) ->
         f"Class {one.number}", f"{one.members} particles, {one.classified.symmetry}", folded=True
     )
     if one.refined is not None:
-        directions, _ = single.write(paths, one.refined, mass)
+        directions, _ = single.write(context, paths, one.refined, mass)
         single.show(section, one.refined, directions, one.refined.history)
         return paths
     made = one.classified

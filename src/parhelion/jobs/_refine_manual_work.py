@@ -299,7 +299,7 @@ def write(context: "Context", params: "ManualParams", work: Work) -> dict[str, P
     """All declared outputs, and where they are."""
     from parhelion.io import mrc
     from parhelion.io.particles import write_particles
-    from parhelion.jobs._fsc import curves_by_kind, particle_share, write_cistem_statistics, write_fsc
+    from parhelion.jobs._fsc import curves_by_kind, share_or_notice, write_cistem_statistics, write_fsc
     from parhelion.jobs._refine_manual_report import write_changes
 
     result = work.result
@@ -315,7 +315,7 @@ def write(context: "Context", params: "ManualParams", work: Work) -> dict[str, P
         # a cropped box has fewer shells than the maps that were padded again
         like = one.curves_like
         write_fsc(context.path("fsc", name), curves_by_kind(one.curves), like.box, like.pixel_size_angstrom)
-        share = particle_share(params.mass, like, one.mask)
+        share = share_or_notice(context, params.mass, like, one.mask)
         write_cistem_statistics(context.path("statistics", name), one.curves.masked, like, share)
         write_particles(context.path("class_particles", name), one.particles)
     write_particles(context.path("particles"), result.particles)
