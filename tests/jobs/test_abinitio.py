@@ -1,13 +1,17 @@
 """abinitio: a map from particles alone, its starts, and what is said where it is doubtful."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
+from parhelion.algorithms import ab_initio
+from parhelion.algorithms import ab_initio_checkpoint as checkpoint
 from parhelion.algorithms.ab_initio import AbInitioResult, Start
 from parhelion.algorithms.map_alignment import align_maps
-from parhelion.errors import InputError, ParameterError
+from parhelion.errors import Cancelled, InputError, ParameterError
 from parhelion.io.mrc import read_volume, write_volume
 from parhelion.io.particles import read_particles
 from parhelion.jobs._abinitio import best_agreement, best_rival, doubts
@@ -49,6 +53,49 @@ def test_every_start_is_written_and_shown(run, simulated) -> None:
     for shown in ("Initial map (C2)", "Start 1", "Start 2", "chosen", "Rounds", "Central slices"):
         assert shown in report
     assert any("few" in note for note in found.notices)
+
+
+def test_finished_starts_are_not_made_again(run, simulated, tmp_path, monkeypatch) -> None:
+    out, one_start = tmp_path / "cut", ab_initio.one_start
+    made: list[int] = []
+
+    def stopped_in_the_second(problem, settings, number, *rest):
+        if number == 2:
+            raise Cancelled("stopped")
+        return one_start(problem, settings, number, *rest)
+
+    def counted(problem, settings, number, *rest):
+        made.append(number)
+        return one_start(problem, settings, number, *rest)
+
+    job = {"input": simulated["particles"], **QUICK}
+    whole = run("abinitio", **job, output=tmp_path / "whole")
+    monkeypatch.setattr(ab_initio, "one_start", stopped_in_the_second)
+    with pytest.raises(Cancelled):
+        run("abinitio", **job, output=out)
+    monkeypatch.setattr(ab_initio, "one_start", counted)
+    resumed = run("abinitio", **job, output=out, resume=True)
+    assert made == [2]
+    assert "start 1 was finished before" in resumed.notices
+    assert [p.name for p in resumed.outputs["rounds"]] == [p.name for p in whole.outputs["rounds"]]
+    np.testing.assert_allclose(
+        read_volume(resumed.outputs["map"]).data, read_volume(whole.outputs["map"]).data, atol=1e-5
+    )
+    assert resumed.figures["evidence"] == pytest.approx(whole.figures["evidence"], rel=1e-5)
+
+
+def test_a_damaged_start_is_made_anew_and_one_of_other_particles_is_refused(tmp_path) -> None:
+    said: list[str] = []
+    observer = SimpleNamespace(notice=said.append)
+    volumes = torch.ones(1, 4, 4, 4)
+    checkpoint.save(tmp_path, 1, volumes, "mark")
+    assert torch.equal(checkpoint.load(tmp_path, 1, "mark", observer), volumes)
+    assert checkpoint.load(tmp_path, 2, "mark", observer) is None
+    with pytest.raises(ParameterError, match=r"other particles.*--overwrite"):
+        checkpoint.load(tmp_path, 1, "other", observer)
+    (tmp_path / "start_001.npz").write_bytes(b"damaged")
+    assert checkpoint.load(tmp_path, 1, "mark", observer) is None
+    assert len(said) == 1 and "start_001.npz is damaged" in said[0]
 
 
 def test_particles_know_their_poses_and_maps_of_rounds_are_kept(run, simulated) -> None:

@@ -1,6 +1,9 @@
 """An output folder is refused, gone on with, or cleared of an earlier run's results and of nothing else."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +22,17 @@ def test_folder_with_results_is_refused(make_job, options, display, out) -> None
     run_job(make_job(), {}, options(), display)
     with pytest.raises(OutputError, match=r"holds a finished thing job.*--resume.*--overwrite"):
         run_job(make_job(), {}, options(), display)
+
+
+def test_a_killed_run_is_called_interrupted(make_job, options, display, out) -> None:
+    run_job(make_job(), {}, options(), display)
+    record = json.loads((out / "job.json").read_text())
+    program = [sys.executable, "-c", "import os; print(os.getpid())"]
+    gone = int(subprocess.run(program, capture_output=True, check=True).stdout)
+    for process, state in ((gone, "an interrupted"), (os.getpid(), "a running")):
+        (out / "job.json").write_text(json.dumps({**record, "status": "running", "process": process}))
+        with pytest.raises(OutputError, match=f"holds {state} thing job; --resume"):
+            run_job(make_job(), {}, options(), display)
 
 
 def test_folder_with_other_files_is_refused(make_job, options, display, out) -> None:

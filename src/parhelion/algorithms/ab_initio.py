@@ -7,14 +7,16 @@ a prior per shell from the map's own power (a constant one shrinks strong shells
 periphery), and the temperature rule. Starts are judged by particles that none of them has seen.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from parhelion.algorithms import ab_initio_checkpoint as kept
 from parhelion.algorithms import preparation as prepare
 from parhelion.algorithms.ab_initio_courses import AT_THE_END, RoundDone, one_start, plan_of, volumes_of
 from parhelion.algorithms.ab_initio_plan import (
@@ -79,8 +81,14 @@ def ab_initio(
     available_bytes: int | None = None,
     references: Sequence[Volume] = (),
     round_done: RoundDone | None = None,
+    start_kept: Callable[[int], None] | None = None,
+    checkpoints: Path | None = None,
+    resume: bool = False,
 ) -> AbInitioResult:
     """First maps of ``particles``; see the module. ``references``, one per class, replace the random start.
+
+    Finished starts are kept in the folder ``checkpoints``; with ``resume`` those that are there are not made
+    again, and ``start_kept`` hears of each (its number, from 1) in place of ``round_done``.
 
     Raises InputError where no start finds anything, ParameterError where settings contradict each other.
     """
@@ -88,14 +96,25 @@ def ab_initio(
     group = symmetry_group(settings.symmetry)
     problem = _problem(particles, source, settings, executor, observer, cancel, device, available_bytes)
     imposed = [_imposes(settings, group, number, bool(references)) for number in range(settings.starts)]
+    mark = "" if checkpoints is None else kept.mark_of(particles, settings, references)
     maps: list[Tensor] = []
     for number in range(settings.starts):
+        if resume and checkpoints is not None:
+            found = kept.load(checkpoints, number + 1, mark, observer)
+            if found is not None:
+                maps.append(found)
+                observer.notice(f"start {number + 1} was finished before")
+                if start_kept is not None:
+                    start_kept(number + 1)
+                continue
         rng = np.random.default_rng((settings.seed + number, 2))
         begin = maps[-1] if maps and settings.start_from == "previous" else None
         if begin is None and references:
             begin = given_maps(problem, references, rng)
         symmetry = group if imposed[number] else None
         maps.append(one_start(problem, settings, number + 1, begin, rng, symmetry, round_done))
+        if checkpoints is not None:
+            kept.save(checkpoints, number + 1, maps[-1], mark)
     step = _last_step(settings, problem)
     evidence = [evidence_of(problem, volumes, step) for volumes in maps]
     chosen = int(np.argmax(evidence))

@@ -29,18 +29,34 @@ class RoundKeeper:
     def __call__(self, start: int, number: int, volumes: "tuple[Volume, ...]") -> None:
         """Hears of every round."""
         from parhelion.io import mrc
-        from parhelion.report.images import axis_projections, central_slices
 
         if number not in self.rounds:
             return
         for k, volume in enumerate(volumes, 1):
-            suffix = f"_class_{k:03d}" if self.classes > 1 else ""
-            path = self.context.path("rounds", f"{start:03d}_round_{number:03d}{suffix}")
-            mrc.write_volume(path, volume)
-            self.paths.append(path)
-            label = f"Round {number}, class {k}" if self.classes > 1 else f"Round {number}"
-            views = [*central_slices(volume), *axis_projections(volume)]
-            self.pictures.setdefault(start, []).append((label, [view.copy() for view in views]))
+            mrc.write_volume(self._path(start, number, k), volume)
+            self._keep(start, number, k, volume)
+
+    def written_before(self, start: int) -> None:
+        """Hears of a start that an earlier run finished; its maps are taken from their files."""
+        from parhelion.io import mrc
+
+        for number in self.rounds:
+            for k in range(1, self.classes + 1):
+                path = self._path(start, number, k)
+                if path.is_file():
+                    self._keep(start, number, k, mrc.read_volume(path))
+
+    def _path(self, start: int, number: int, k: int) -> "Path":
+        suffix = f"_class_{k:03d}" if self.classes > 1 else ""
+        return self.context.path("rounds", f"{start:03d}_round_{number:03d}{suffix}")
+
+    def _keep(self, start: int, number: int, k: int, volume: "Volume") -> None:
+        from parhelion.report.images import axis_projections, central_slices
+
+        self.paths.append(self._path(start, number, k))
+        label = f"Round {number}, class {k}" if self.classes > 1 else f"Round {number}"
+        views = [*central_slices(volume), *axis_projections(volume)]
+        self.pictures.setdefault(start, []).append((label, [view.copy() for view in views]))
 
 
 def write_maps(context: "Context", found: "AbInitioResult") -> "dict[str, Path | list[Path]]":

@@ -50,7 +50,9 @@ def expand_one(value: Any) -> Any:
         raise InputError(f"one file is expected, {value} matches {len(found)}")
     path = Path(found[0]).expanduser()
     if path.is_dir():
-        raise InputError(f"{path} is a folder; a file is expected")
+        table = path / "particles.star"
+        hint = f", such as {table}" if table.is_file() else ""
+        raise InputError(f"{path} is a folder; a file is expected{hint}")
     if not path.exists():
         folder = path.parent
         names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []

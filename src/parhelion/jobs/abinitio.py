@@ -275,6 +275,9 @@ def run(context: "Context", params: Params) -> Result:
         available_bytes=available_bytes(),
         references=[mrc.read_volume(path) for path in params.references or ()],
         round_done=rounds,
+        start_kept=rounds.written_before,
+        checkpoints=context.checkpoints,
+        resume=context.resume,
     )
     for note in (*found.notes, *_abinitio.doubts(found)):
         context.notice(note)
@@ -324,4 +327,4 @@ def _settings(params: Params, seed: int) -> "AbInitioSettings":
     )
 
 
-JOB = declare(__name__, __doc__, params=Params, run=run, estimate=estimate, outputs=OUTPUTS)
+JOB = declare(__name__, __doc__, params=Params, run=run, estimate=estimate, outputs=OUTPUTS, resumable=True)

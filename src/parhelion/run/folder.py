@@ -1,6 +1,8 @@
 """The output folder: refused if it holds something, gone on with, or cleared of an earlier run's results."""
 
 import json
+import os
+import platform
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -51,12 +53,29 @@ def check_folder(
     if options.resume and record is not None:
         check_same(folder, job, params, options.seed, record)
         return record
-    held = f"a {record['status']} {record['job']} job" if record else "files that parhelion did not make"
+    held = f"{_state(record)} {record['job']} job" if record else "files that parhelion did not make"
+    again = "--resume goes on with it, " if job.resumable else "--resume starts it again, "
+    if record is not None and record["status"] == "finished":
+        again = "--resume leaves it as it is, "
     raise OutputError(
         f"output folder {folder} is not empty, it holds {held}; "
-        + ("--resume goes on with it, " if record else "")
+        + (again if record else "")
         + "--overwrite replaces the results, or choose another folder"
     )
+
+
+def _state(record: dict[str, Any]) -> str:
+    """How the earlier run stands, with its article; one that was killed could not say so itself."""
+    status = str(record["status"])
+    process = record.get("process")
+    if status == "running" and record.get("host") == platform.node() and isinstance(process, int):
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return "an interrupted"
+        except OSError:
+            return "a running"
+    return f"a {status}"
 
 
 def make_folder(folder: Path) -> None:
