@@ -105,6 +105,8 @@ def test_views_of_particles(run, half_maps, molecule, tmp_path) -> None:
     ("options", "message"),
     [
         ({"inner_radius": 10.0}, "give --outer-radius"),
+        ({"inner_radius": 10.0, "outer_radius": 9.0}, "must be smaller than the outer"),
+        ({"inner_radius": 9000.0, "outer_radius": 9999.0}, "leaves nothing of the box"),
         ({"cone": 30.0}, "--cone belongs to --directional"),
         ({"symmetry": "C2"}, "which is missing"),
     ],

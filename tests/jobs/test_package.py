@@ -362,6 +362,7 @@ def test_contrast_is_kept(run, simulated, tmp_path) -> None:
         ({"refinement": "2"}, "is for a package"),
         ({"class_setup": "1", "poses": "random"}, "begin anew"),
         ({"generate": True, "references": "molecule.mrc"}, "choose"),
+        ({"class_setup": " "}, "--class-setup is empty"),
         ({"class_setup": "1,4"}, "expected are numbers from 1 to 1"),
     ],
 )

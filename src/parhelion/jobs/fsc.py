@@ -67,6 +67,11 @@ class Params(JobParams):
             raise ValueError("--mask gives a mask, --outer-radius makes one; choose")
         if self.inner_radius and self.outer_radius is None:
             raise ValueError("--inner-radius makes a sphere hollow; give --outer-radius")
+        if self.outer_radius is not None and self.inner_radius >= self.outer_radius:
+            raise ValueError(
+                f"the inner radius ({self.inner_radius:g} Å) must be smaller than the outer one "
+                f"({self.outer_radius:g} Å)"
+            )
         if "cone" in given and not self.directional:
             raise ValueError("--cone belongs to --directional")
         if "symmetry" in given and self.particles is None:
@@ -122,6 +127,7 @@ def run(context: "Context", params: Params) -> Result:
 
 def _mask(params: Params, like: "Volume") -> "Volume | None":
     from parhelion.algorithms.masking import shell_mask
+    from parhelion.errors import ParameterError
     from parhelion.jobs._maps import read_mask
     from parhelion.model.volume import Volume
 
@@ -132,6 +138,11 @@ def _mask(params: Params, like: "Volume") -> "Volume | None":
     z, y, x = like.data.shape
     pixel = like.pixel_size_angstrom
     sphere = shell_mask((z, y, x), pixel, params.outer_radius, params.inner_radius, SPHERE_EDGE_ANGSTROM)
+    if not (sphere > 0).any():
+        raise ParameterError(
+            f"--inner-radius {params.inner_radius:g} leaves nothing of the box, whose edge is "
+            f"{x * pixel:.0f} Å"
+        )
     return Volume(data=sphere, pixel_size_angstrom=pixel)
 
 

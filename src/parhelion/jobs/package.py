@@ -162,6 +162,10 @@ class Params(JobParams):
         given = self.model_fields_set
         if self.refinement not in ("last", "start") and not self.refinement.isdigit():
             raise ValueError(f"--refinement {self.refinement}: expected last, start or a number")
+        if self.class_setup is not None and not self.class_setup.strip():
+            raise ValueError(
+                '--class-setup is empty; expected is what each new class is of, such as "1+2,3,new"'
+            )
         if self.class_setup is None and len(self.input) == 1:
             for name in ("carry_all", "merged_poses", "occupancies"):
                 if name in given:
