@@ -56,6 +56,16 @@ def test_beam_tilt_and_trefoil_are_found_within_their_errors(odd_result) -> None
     np.testing.assert_allclose(fitted, -fitted[::-1, ::-1], atol=1e-9)
 
 
+def test_what_is_corrected_already_takes_its_best_value(odd_case, odd_result) -> None:
+    again, notices = replace(odd_case, start=odd_result[0].particles).refine(defocus="no")
+    tilt = next(block for block in again.blocks if block.block == "beam_tilt")
+    assert tilt.p_value > 0.01
+    assert tilt.kept
+    assert again.particles.optics[0].beam_tilt_xy_mrad != odd_result[0].particles.optics[0].beam_tilt_xy_mrad
+    np.testing.assert_allclose(again.particles.optics[0].beam_tilt_xy_mrad, (1.0, -0.5), atol=0.05)
+    assert not any("not significant" in notice for notice in notices)
+
+
 def test_correlation_with_the_reference_grows(odd_result) -> None:
     found, _ = odd_result
     fine = slice(found.references.highest_shell - 8, found.references.highest_shell)

@@ -26,7 +26,7 @@ from parhelion.algorithms.ctf_refine.settings import (
     layout_of,
 )
 from parhelion.algorithms.ctf_refine.solve import Solution, solve
-from parhelion.algorithms.ctf_refine.state import Changes, Start
+from parhelion.algorithms.ctf_refine.state import Changes, Start, corrected
 from parhelion.algorithms.preparation import name_images, with_noise_groups
 from parhelion.contracts import Cancel, Executor, Observer, ParticleSource
 from parhelion.engine.noise import background_noise, on_points
@@ -120,7 +120,8 @@ def refine_ctf(
 
     Defocus is searched before every stage of rising resolution; then Gauss–Newton steps move all parameters
     together. Every parameter has a Gaussian prior of the width that its ``Column`` states. Blocks of an
-    optics group whose change is not significant are put back and told. Raises MetadataError for particles
+    optics group that the table does not correct yet, and whose change is not significant, are put back and
+    told; what is corrected already takes its best value. Raises MetadataError for particles
     without poses, half sets or micrograph names where they are needed.
     """
     check_particles(particles)
@@ -353,7 +354,7 @@ class _Refinement:
                 else:
                     inverse = np.linalg.inv(solution.covariance[number][np.ix_(at, at)])
                     p = float(chi2_distribution.sf(change @ inverse @ change, len(at)))
-                    why = "" if p < SIGNIFICANCE else "not significant"
+                    why = "" if p < SIGNIFICANCE or corrected(group, block) else "not significant"
                     if why:
                         left.append(
                             f"{block.replace('_', ' ')} of optics group {group.name}: the change is not "

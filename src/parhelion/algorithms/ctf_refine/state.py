@@ -170,6 +170,20 @@ def _in_plane(turn: np.ndarray) -> np.ndarray:
     return out
 
 
+def corrected(group: OpticsGroup, block: str) -> bool:
+    """Whether the table already corrects what ``block`` stands for; everything has a spherical aberration."""
+
+    def any_of(terms: tuple[float, ...], places: tuple[int, int]) -> bool:
+        return any(terms[place] for place in places if place < len(terms))
+
+    return {
+        "beam_tilt": any(group.beam_tilt_xy_mrad),
+        "trefoil": any_of(group.odd_zernike, TREFOIL_AT),
+        "tetrafoil": any_of(group.even_zernike, TETRAFOIL_AT),
+        "magnification": tuple(group.magnification) != (1.0, 0.0, 0.0, 1.0),
+    }.get(block, False)
+
+
 def _changed(group: OpticsGroup, change: dict[str, float]) -> OpticsGroup:
     """The group after ``change``, by the names of its columns."""
 
