@@ -70,6 +70,18 @@ def test_defaults_are_cistems(run, simulated) -> None:
     assert figures.figures["symmetry"] == "C1"
 
 
+@pytest.mark.parametrize("groups", ["C2", ["C2"], ["C1", "C2"]])
+def test_a_refinement_of_no_package_hands_on_what_it_was_told(run, simulated, tmp_path, groups) -> None:
+    folder = tmp_path / "refined"
+    finished(folder, simulated["truth"], read_particles(simulated["truth"]))
+    record = json.loads((folder / "job.json").read_text())
+    record["parameters"] = {"symmetry": groups, "diameter": 90.0, "mass": None}
+    (folder / "job.json").write_text(json.dumps(record))
+    figures = run("package", input=folder).figures
+    assert figures["symmetry"] == ("C1" if groups == ["C1", "C2"] else "C2")
+    assert (figures["largest_dimension_angstrom"], figures["mass_kda"]) == (90.0, 300.0)
+
+
 def test_random_parameters_make_a_ball(run, simulated, tmp_path) -> None:
     found = run("package", input=simulated["particles"], classes=4, diameter=90.0)
     particles = read_particles(found.outputs["particles"])

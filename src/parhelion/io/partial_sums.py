@@ -44,7 +44,10 @@ def _read(path: Path, arrays: bool) -> tuple[dict[str, Any], dict[str, np.ndarra
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     except (ValueError, KeyError, AttributeError, TypeError, zipfile.BadZipFile, EOFError) as error:
-        raise FormatError(f"{path} holds no partial sums, or is truncated: {error}") from error
+        raise FormatError(
+            f"{path} holds no partial sums of a reconstruction, or is truncated; expected a file that "
+            "reconstruct --partial-sums wrote (sums of class2d are for merge2d)"
+        ) from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise FormatError(f"{path} holds no partial sums that this version reads; reconstruct writes them")
     return header, found

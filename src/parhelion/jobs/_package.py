@@ -1,7 +1,7 @@
 """Reading what a package is made from, and making its classes and references (``package``)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +57,8 @@ class Source:
     maps: tuple[Path, ...] = ()
     half1: tuple[Path, ...] = ()
     half2: tuple[Path, ...] = ()
+    said: dict[str, Any] = field(default_factory=dict)
+    """Symmetry, mass and diameter that a refinement which is of no package was given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,20 +71,35 @@ class Facts:
     diameter_angstrom: float
 
 
-def facts_of(params: "Params", template: "Package | None", name: str) -> Facts:
-    """As the options say, else as the template, else cisTEM's defaults."""
+def facts_of(params: "Params", source: Source, name: str) -> Facts:
+    """As the options say, else as the earlier package or refinement, else cisTEM's defaults."""
+    template, said = source.template, source.said
 
     def value(given: Any, field: str, usual: Any) -> Any:
         if given is not None:
             return given
         return usual if template is None else getattr(template, field)
 
+    largest = said.get("diameter", USUAL_DIAMETER_ANGSTROM)
     return Facts(
         name=value(params.name, "name", name),
-        symmetry=value(params.symmetry, "symmetry", "C1"),
-        mass_kda=value(params.mass, "mass_kda", USUAL_MASS_KDA),
-        diameter_angstrom=value(params.diameter, "largest_dimension_angstrom", USUAL_DIAMETER_ANGSTROM),
+        symmetry=value(params.symmetry, "symmetry", said.get("symmetry", "C1")),
+        mass_kda=value(params.mass, "mass_kda", said.get("mass", USUAL_MASS_KDA)),
+        diameter_angstrom=value(params.diameter, "largest_dimension_angstrom", largest),
     )
+
+
+def _said_to(run: "Refinement") -> dict[str, Any]:
+    """Symmetry, mass and diameter that a refinement was given, as far as it was."""
+    from parhelion.run.folder import read_record
+
+    record = read_record(Path(run.folder)) or {}
+    given = record.get("parameters", {})
+    found = {name: given.get(name) for name in ("mass", "diameter")}
+    groups = given.get("symmetry")
+    groups = {groups} if isinstance(groups, str) else set(groups or ())
+    found["symmetry"] = groups.pop() if len(groups) == 1 else None
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def read_source(params: "Params", context: "Context") -> Source:
@@ -143,6 +160,7 @@ def _of_refinement(
         tables=(_read(Path(str(run.particles)), params, context),),
         origin=f"{run.job} in {run.folder}",
         template=package,
+        said={} if package is not None else _said_to(run),
         maps=tuple(map(Path, run.maps)),
         half1=tuple(map(Path, run.half1)),
         half2=tuple(map(Path, run.half2)),

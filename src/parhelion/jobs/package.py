@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from parhelion.run.context import Context
 
 CLASSES, REFERENCES, IMAGES = "Classes", "References", "Images"
-FROM_TEMPLATE = "that of the earlier package, else "
+FROM_TEMPLATE = "that of the earlier package or refinement, else "
 SHOWN_ROWS = 20
 
 
@@ -228,7 +228,7 @@ def run(context: "Context", params: Params) -> Result:
     from parhelion.jobs._particles import contrast_of
 
     source = read_source(params, context)
-    facts = facts_of(params, source.template, context.folder.name)
+    facts = facts_of(params, source, context.folder.name)
     particles, classes, how = set_up(params, source, context)
     particles, missing = check_images(particles)
     for note in missing:
