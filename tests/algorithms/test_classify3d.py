@@ -218,6 +218,8 @@ def test_what_makes_no_sense_is_refused(mixture) -> None:
         ClassifySettings(diameter_angstrom=80.0, classes=1)
     with pytest.raises(ParameterError, match="one for all or one for each"):
         ClassifySettings(diameter_angstrom=80.0, classes=3, symmetry=("C1", "D2"))
+    with pytest.raises(ParameterError, match=r"leaves nothing .* give 27 Å or finer"):
+        ClassifySettings(diameter_angstrom=80.0, resolution_limit_angstrom=40.0)
     with pytest.raises(ParameterError, match="different symmetry"):
         ClassifySettings(diameter_angstrom=80.0, classes=2, symmetry=("C1", "D2"), start="split")
     with pytest.raises(ParameterError, match="none of split, random, input"):

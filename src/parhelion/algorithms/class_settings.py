@@ -9,6 +9,8 @@ from parhelion.errors import ParameterError
 from parhelion.model.particles import ParticleSet
 from parhelion.model.volume import Volume
 
+LEAST_CYCLES = 3.0
+"""Cycles per diameter that classes are told apart by at least."""
 ALIGNMENTS = ("none", "local", "global")
 STARTS = ("split", "random", "input")
 
@@ -40,6 +42,12 @@ class ClassifySettings:
         if len(self.symmetry) not in (1, self.classes):
             raise ParameterError(
                 f"{len(self.symmetry)} symmetries for {self.classes} classes; one for all or one for each"
+            )
+        limit, coarsest = self.resolution_limit_angstrom, self.diameter_angstrom / LEAST_CYCLES
+        if limit is not None and limit > coarsest:
+            raise ParameterError(
+                f"a resolution limit of {limit:g} Å leaves nothing that classes of a particle of "
+                f"{self.diameter_angstrom:g} Å could differ by; give {coarsest:.0f} Å or finer"
             )
         if self.align not in ALIGNMENTS:
             raise ParameterError(f"alignment {self.align!r} is none of {', '.join(ALIGNMENTS)}")
