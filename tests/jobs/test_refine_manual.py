@@ -113,7 +113,7 @@ def test_particles_without_poses_are_searched(run, truth, maps) -> None:
     found = run("refine_manual", input=bare, references=maps[:1], angular_step=20.0, **SIZE)
     history = (found.outputs["maps"][0].parent / "history.json").read_text()
     assert '"moved_deg": 180' in history
-    with pytest.raises(MetadataError, match="references are made"):
+    with pytest.raises(MetadataError, match=r"no poses .*search globally"):
         run("refine_manual", input=bare, output=found.outputs["maps"][0].parent / "b", **SIZE)
 
 
@@ -302,3 +302,15 @@ def test_known_poses_come_back_from_a_map_of_40_angstrom(run, test_data, tmp_pat
     error = align_poses(poses, read_particles(data / "truth.star").rotation).error_deg
     # the automatic refinement of this program ends at 3.3 to 3.5 degrees
     assert np.median(error) < 4.0 and (error < 10).mean() > 0.9
+
+
+def test_a_dry_run_finds_what_the_tables_lack(run, truth, molecule, tmp_path) -> None:
+    table = read_particles(truth)
+    bare = tmp_path / "bare.star"
+    write_particles(bare, replace(table, rotation=None, shift_xyz_angstrom=None))
+    job = {"references": [molecule], "dry_run": True, "output": tmp_path / "dry", **SIZE}
+    with pytest.raises(MetadataError, match=r"bare.star has no poses"):
+        run("refine_manual", input=bare, align="local", **job)
+    with pytest.raises(ParameterError, match=f"--first 5000: there are {len(table)} particles"):
+        run("refine_manual", input=truth, first=5000, **job)
+    assert run("refine_manual", input=bare, align="global", **job).estimate is not None

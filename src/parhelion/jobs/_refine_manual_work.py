@@ -156,6 +156,19 @@ def manual_settings(params: "ManualParams", diameter: float, mode: str, seed: in
     )
 
 
+def check_tables(params: "ManualParams", particles: "ParticleSet") -> None:
+    """Raise what the tables lack for this run, before any image is read."""
+    _class_poses(params, _part(particles, params))
+    if params.diameter is None and not params.references:
+        raise InputError("without a reference --diameter must say how large the particle is")
+    posed = particles.rotation is not None or params.class_particles or params.start_poses == "random"
+    if not posed and (mode_of(params, particles) != "global" or not params.references):
+        raise MetadataError(
+            f"{params.input} has no poses (rlnAngleRot, rlnAngleTilt, rlnAnglePsi) to start from; search "
+            "globally with a reference (--align global), or start from random angles (--start-poses random)"
+        )
+
+
 def _merit(params: "ManualParams") -> "tuple[tuple[float, ...], tuple[float, ...]] | None":
     """Resolutions in Å and figures of merit of a map with the FSC of ``--statistics``: 2 FSC / (1 + FSC)."""
     from parhelion.io.statistics import read_statistics
@@ -182,8 +195,6 @@ def _diameter(params: "ManualParams", references: "tuple[Volume, ...]", context:
 
     if params.diameter is not None:
         return params.diameter
-    if not references:
-        raise InputError("without a reference --diameter must say how large the particle is")
     return diameter_of(references[0], context)
 
 

@@ -43,10 +43,11 @@ def estimate(params: Params) -> Estimate:
     from parhelion.algorithms.manual.problem import memory_plan
     from parhelion.io.particles import read_particles
     from parhelion.jobs._particles import box_of
-    from parhelion.jobs._refine_manual_work import DEFAULT_DIAMETER, manual_settings, mode_of
+    from parhelion.jobs._refine_manual_work import DEFAULT_DIAMETER, check_tables, manual_settings, mode_of
     from parhelion.run.memory import available_bytes
 
     particles = read_particles(params.input, pixel_size_angstrom=params.pixel_size)
+    check_tables(params, particles)
     count, box, pixel = len(particles), box_of(particles), particles.optics[0].pixel_size_angstrom
     diameter = params.diameter or DEFAULT_DIAMETER * box * pixel
     settings = manual_settings(params, diameter, mode_of(params, particles), 0)
