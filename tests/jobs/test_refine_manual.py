@@ -314,3 +314,10 @@ def test_a_dry_run_finds_what_the_tables_lack(run, truth, molecule, tmp_path) ->
     with pytest.raises(ParameterError, match=f"--first 5000: there are {len(table)} particles"):
         run("refine_manual", input=truth, first=5000, **job)
     assert run("refine_manual", input=bare, align="global", **job).estimate is not None
+    stack = tmp_path / "other" / table.views.image_path[0].name
+    stack.parent.mkdir()
+    stack.write_bytes(b"other images")
+    write_particles(tmp_path / "other.star", replace(table, views=replace(table.views, image_path=(stack,))))
+    job |= {"references": [molecule, molecule], "class_particles": [truth, tmp_path / "other.star"]}
+    with pytest.raises(MetadataError, match=r"other.star is of the images in .*other"):
+        run("refine_manual", input=truth, **job)

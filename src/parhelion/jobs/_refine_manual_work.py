@@ -225,6 +225,7 @@ def _class_poses(params: "ManualParams", particles: "ParticleSet") -> "tuple[Par
     found = []
     for path in params.class_particles or ():
         table = read_particles(path, pixel_size_angstrom=params.pixel_size)
+        _check_stacks(params, particles, path, table)
         keys, wanted = _keys(table), _keys(particles)
         if keys == wanted:
             found.append(table)
@@ -243,6 +244,18 @@ def _class_poses(params: "ManualParams", particles: "ParticleSet") -> "tuple[Par
             )
         found.append(table.take(np.array([at[key] for key in wanted])))
     return tuple(found)
+
+
+def _check_stacks(params: "ManualParams", particles: "ParticleSet", path: Path, table: "ParticleSet") -> None:
+    """MetadataError where stacks of one name hold other images; a copy elsewhere is the same stack."""
+    own = {stack.name: stack for stack in particles.views.image_path}
+    for stack in table.views.image_path:
+        other = own.get(stack.name, stack)
+        if stack.is_file() and other.is_file() and stack.stat().st_size != other.stat().st_size:
+            raise MetadataError(
+                f"{path} is of the images in {stack}, {params.input} of those in {other}; give the tables of "
+                "one and the same run"
+            )
 
 
 def _keys(particles: "ParticleSet") -> list[tuple[str, int]]:
