@@ -1,4 +1,4 @@
-"""The commands of docs/tutorial-first-map.md, run one after another on a small simulated set."""
+"""The commands of the tutorials, run one after another on a small simulated set."""
 
 import contextlib
 import io
@@ -16,8 +16,14 @@ from parhelion.io.mrc import read_volume, write_volume
 from parhelion.io.particles import read_particles
 
 pytestmark = pytest.mark.long
-PAGE = Path(__file__).parents[1] / "docs" / "tutorial-first-map.md"
-BLOCKS = re.findall(r"^```(sh|python)\n(.*?)^```", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+PAGES = [
+    Path(__file__).parents[1] / "docs" / name for name in ("tutorial-first-map.md", "tutorial-going-on.md")
+]
+BLOCKS = [
+    block
+    for page in PAGES
+    for block in re.findall(r"^```(sh|python)\n(.*?)^```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+]
 COUNT, BOX, PIXEL = 60, 36, 5.0
 SMALLER = {
     "spa": "--starts 1 --rounds 3 --max-rounds 2",
@@ -27,6 +33,14 @@ SMALLER = {
     "flip-hand": "",
     "postprocess": "",
     "simulate": "",
+    "info": "",
+    "class2d": "--classes 3 --cycles 2",
+    "select": "",
+    "classify3d": "--rounds 4",
+    "refine-ctf": "",
+    "refine-manual": "",
+    "reconstruct": "",
+    "convert": "",
 }
 """Added to the page's commands, so that the test is fast."""
 
@@ -46,15 +60,15 @@ def simulate(folder: Path) -> None:
         (folder / "made" / name).rename(folder / name)
 
 
-def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tutorials_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     simulate(tmp_path)
     said = io.StringIO()
-    assert len(BLOCKS) > 6
+    assert len(BLOCKS) > 14
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         for language, block in BLOCKS:
             if language == "python":
-                exec(compile(block, str(PAGE), "exec"), {})
+                exec(compile(block, "tutorial", "exec"), {})
                 continue
             for line in block.splitlines():
                 assert command(line) == 0, said.getvalue()
@@ -63,7 +77,7 @@ def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert "finished already" in said.getvalue()
     assert re.search(r"^finished \d+", said.getvalue(), re.MULTILINE)
     report = (tmp_path / "first-map" / "report.html").read_text("utf-8")
-    for section in re.findall(r"^- \*\*(.*)\*\*:", PAGE.read_text("utf-8"), re.MULTILINE):
+    for section in re.findall(r"^- \*\*(.*)\*\*:", PAGES[0].read_text("utf-8"), re.MULTILINE):
         assert section in report
     assert len(read_particles(tmp_path / "second-map" / "particles.star")) == COUNT
     first, other = (read_volume(tmp_path / name / "map.mrc").data for name in ("first-map", "other-hand"))
