@@ -1,8 +1,6 @@
 """The finished starts of an initial map on disk, so that a run that was cut short goes on after them."""
 
-import contextlib
 import json
-import os
 import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,8 +12,9 @@ from torch import Tensor
 
 from parhelion.algorithms.ab_initio_settings import AbInitioSettings
 from parhelion.contracts import Observer
+from parhelion.engine.archive import write_archive
 from parhelion.engine.checkpoint import fingerprint
-from parhelion.errors import OutputError, ParameterError
+from parhelion.errors import ParameterError
 from parhelion.model.particles import ParticleSet
 from parhelion.model.volume import Volume
 
@@ -37,22 +36,7 @@ def mark_of(particles: ParticleSet, settings: AbInitioSettings, references: Sequ
 def save(folder: Path, number: int, volumes: Tensor, mark: str) -> None:
     """Write the maps ``(c, box, box, box)`` of start ``number`` whole or not at all. Raises OutputError."""
     path = _path(folder, number)
-    partial = folder / f".{path.stem}.{os.getpid()}.part"
-    header = np.frombuffer(json.dumps({"fingerprint": mark}).encode(), np.uint8)
-    try:
-        with partial.open("wb") as stream:
-            np.savez(stream, allow_pickle=False, header=header, volumes=volumes.cpu().numpy())
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        raise OutputError(
-            f"the checkpoint {path} cannot be written ({error.strerror or error}); what was finished before "
-            "is kept: make room and run again with --resume"
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
+    write_archive(path, {"fingerprint": mark}, {"volumes": volumes.cpu().numpy()})
 
 
 def load(folder: Path, number: int, mark: str, observer: Observer) -> Tensor | None:

@@ -1,8 +1,6 @@
 """What a 3D classification leaves behind after every round, so that it can go on after a kill."""
 
-import contextlib
 import json
-import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +10,11 @@ import numpy as np
 import torch
 
 from parhelion.contracts import Observer
+from parhelion.engine.archive import write_archive
 from parhelion.engine.candidates import Candidates
 from parhelion.engine.classes import ClassState
 from parhelion.engine.halves import HalfMaps
-from parhelion.errors import OutputError, ParameterError
+from parhelion.errors import ParameterError
 
 KEPT = 5
 """Rounds that stay: as many as a run looks ahead beyond its best one, and one that may be damaged."""
@@ -26,7 +25,6 @@ History = list[dict[str, float | int]]
 def save(folder: Path, state: ClassState, history: History, mark: str) -> None:
     """Write ``state`` whole or not at all, and drop all but the last. Raises OutputError."""
     path = folder / f"classes_{len(history):03d}.npz"
-    partial = folder / f".{path.stem}.{os.getpid()}.part"
     header = {
         "fingerprint": mark,
         "history": history,
@@ -34,7 +32,6 @@ def save(folder: Path, state: ClassState, history: History, mark: str) -> None:
         "information": state.information,
         "shells": [(one.resolved_shell, one.half_shell) for one in state.halves],
     }
-    text = np.frombuffer(json.dumps(header).encode(), np.uint8)
     arrays = {f"kept_{name}": getattr(state.kept, name).numpy() for name in POSES}
     arrays |= {"share": state.share, "half": state.half, "noise": state.noise.cpu().numpy()}
     for h in (0, 1):
@@ -43,20 +40,7 @@ def save(folder: Path, state: ClassState, history: History, mark: str) -> None:
         arrays[f"unfiltered_{h}"] = torch.stack([one.unfiltered[h] for one in state.halves]).cpu().numpy()
     arrays["mask"] = torch.stack([one.mask for one in state.halves]).cpu().numpy()
     arrays["fsc"] = np.stack([one.fsc for one in state.halves])
-    try:
-        with partial.open("wb") as stream:
-            np.savez(stream, allow_pickle=False, header=text, **arrays)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        raise OutputError(
-            f"the checkpoint {path} cannot be written ({error.strerror or error}); what was finished before "
-            "is kept: make room and run again with --resume"
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
+    write_archive(path, header, arrays)
     for old in _files(folder)[:-KEPT]:
         old.unlink(missing_ok=True)
 

@@ -6,10 +6,8 @@ arrays. A file is written under a temporary name and renamed when it is whole; t
 archive's checksums show a damaged file, and the one before takes its place.
 """
 
-import contextlib
 import hashlib
 import json
-import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -20,10 +18,11 @@ import numpy as np
 import torch
 
 from parhelion.contracts import Observer
+from parhelion.engine.archive import write_archive
 from parhelion.engine.candidates import Candidates
 from parhelion.engine.schedule import Plan, Progress
 from parhelion.engine.state import RefineState
-from parhelion.errors import OutputError, ParameterError
+from parhelion.errors import ParameterError
 
 VERSION = 2
 KEPT = 2
@@ -50,7 +49,6 @@ def save(folder: Path, state: RefineState, mark: str) -> Path:
     """
     number = len(state.history)
     path = folder / f"round_{number:03d}.npz"
-    partial = folder / f".round_{number:03d}.{os.getpid()}.part"
     header = {
         "version": VERSION,
         "fingerprint": mark,
@@ -59,21 +57,7 @@ def save(folder: Path, state: RefineState, mark: str) -> Path:
         "history": state.history,
         "finished": state.finished,
     }
-    text = np.frombuffer(json.dumps(header).encode(), np.uint8)
-    try:
-        with partial.open("wb") as stream:
-            np.savez(stream, allow_pickle=False, header=text, **_arrays(state))
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        raise OutputError(
-            f"the checkpoint {path} cannot be written ({error.strerror or error}); what was finished before "
-            "is kept: make room and run again with --resume"
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
+    write_archive(path, header, _arrays(state))
     for old in checkpoints(folder)[:-KEPT]:
         old.unlink(missing_ok=True)
     return path

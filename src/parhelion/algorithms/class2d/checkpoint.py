@@ -1,8 +1,6 @@
 """What a classification leaves behind after every cycle, so that it can go on after a kill."""
 
-import contextlib
 import json
-import os
 import zipfile
 from dataclasses import fields
 from pathlib import Path
@@ -11,7 +9,8 @@ import numpy as np
 
 from parhelion.algorithms.class2d.problem import ClassState
 from parhelion.contracts import Observer
-from parhelion.errors import OutputError, ParameterError
+from parhelion.engine.archive import write_archive
+from parhelion.errors import ParameterError
 
 KEPT = 2
 
@@ -19,24 +18,9 @@ KEPT = 2
 def save(folder: Path, state: ClassState, mark: str) -> None:
     """Write ``state`` whole or not at all, and drop all but the last two. Raises OutputError."""
     path = folder / f"cycle_{state.cycle:03d}.npz"
-    partial = folder / f".cycle_{state.cycle:03d}.{os.getpid()}.part"
     header = {"fingerprint": mark, "cycle": state.cycle, "shift_sigma": state.shift_sigma_angstrom}
-    text = np.frombuffer(json.dumps(header).encode(), np.uint8)
     arrays = {f.name: getattr(state, f.name) for f in fields(state) if f.name not in _SCALARS}
-    try:
-        with partial.open("wb") as stream:
-            np.savez(stream, allow_pickle=False, header=text, **arrays)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        raise OutputError(
-            f"the checkpoint {path} cannot be written ({error.strerror or error}); what was finished before "
-            "is kept: make room and run again with --resume"
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
+    write_archive(path, header, arrays)
     for old in _files(folder)[:-KEPT]:
         old.unlink(missing_ok=True)
 

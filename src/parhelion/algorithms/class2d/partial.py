@@ -20,10 +20,11 @@ from parhelion.algorithms.class2d.maximisation import maximise
 from parhelion.algorithms.class2d.problem import Averaging, Class2dProblem
 from parhelion.algorithms.class2d.settings import Class2dSettings, Plan
 from parhelion.algorithms.class2d.weights import new_scale, new_sigma
+from parhelion.engine.archive import write_archive
 from parhelion.engine.loader import soft_circle
 from parhelion.engine.planar import PlanarSums
 from parhelion.engine.points import FourierPoints
-from parhelion.errors import FormatError, InputError, OutputError
+from parhelion.errors import FormatError, InputError
 
 VERSION = 1
 PER_PARTICLE = (
@@ -73,12 +74,7 @@ def save(
     }
     arrays = {name: getattr(found, name) for name in PER_PARTICLE}
     arrays |= {"sums": found.sums.sums.cpu().numpy(), "size": found.size, "start": start}
-    text = np.frombuffer(json.dumps(facts).encode(), np.uint8)
-    try:
-        with path.open("wb") as stream:
-            np.savez(stream, allow_pickle=False, facts=text, **arrays)
-    except OSError as error:
-        raise OutputError(f"the sums {path} cannot be written ({error.strerror or error})") from error
+    write_archive(path, facts, arrays, what="file of sums", name="facts")
 
 
 def load(path: Path) -> PartialSums:

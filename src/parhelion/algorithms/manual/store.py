@@ -1,8 +1,6 @@
 """What a manual refinement leaves behind after every cycle, so that it can go on after a kill."""
 
-import contextlib
 import json
-import os
 import zipfile
 from pathlib import Path
 
@@ -11,7 +9,8 @@ import torch
 
 from parhelion.algorithms.manual.problem import ClassMaps, ManualState, Scores
 from parhelion.contracts import Observer
-from parhelion.errors import OutputError, ParameterError
+from parhelion.engine.archive import write_archive
+from parhelion.errors import ParameterError
 
 KEPT = 2
 PLAIN = ("rotation", "shift", "posed", "occupancy", "defocus_change_angstrom", "half")
@@ -24,28 +23,13 @@ def save(folder: Path, state: ManualState, mark: str) -> None:
     Raises OutputError where the file system does not allow it.
     """
     path = folder / f"cycle_{state.cycle:03d}.npz"
-    partial = folder / f".cycle_{state.cycle:03d}.{os.getpid()}.part"
     header = {
         "fingerprint": mark,
         "cycle": state.cycle,
         "history": state.history,
         "resolved": [one.resolved_shell for one in state.solved],
     }
-    text = np.frombuffer(json.dumps(header).encode(), np.uint8)
-    try:
-        with partial.open("wb") as stream:
-            np.savez(stream, allow_pickle=False, header=text, **_arrays(state))
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        raise OutputError(
-            f"the checkpoint {path} cannot be written ({error.strerror or error}); what was finished before "
-            "is kept: make room and run again with --resume"
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
+    write_archive(path, header, _arrays(state))
     for old in _files(folder)[:-KEPT]:
         old.unlink(missing_ok=True)
 
