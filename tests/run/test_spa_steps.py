@@ -72,7 +72,7 @@ class Steps:
         folder = self.folder / f"{len(self.asked):02d}_{job.name}"
         folder.mkdir()
         made = getattr(self, job.name)(folder, values)
-        return Result(outputs=made, figures={"particles": 42}, folder=folder)
+        return Result(outputs=made, figures={"particles": 42, "contrast": "black"}, folder=folder)
 
     def motion(self, folder, values):
         return {"micrographs": micrographs(folder, pixel=0.5 * values["binning"])}

@@ -13,6 +13,7 @@ Conventions, as far as they differ from RELION's:
 - A leading ``>`` of ``blob/path`` marks an imported file; the path is relative to the project's folder.
 """
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -217,6 +218,12 @@ def _records(path: Path) -> np.ndarray:
             }
             if version not in readers:
                 raise FormatError(f"{path} has NumPy format {version}, cryoSPARC writes 1.0")
+            # NumPy takes memory for a header as long as it claims to be
+            width = 2 if version == (1, 0) else 4
+            claimed = int.from_bytes(stream.read(width), "little")
+            stream.seek(-width, os.SEEK_CUR)
+            if claimed > size:
+                raise FormatError(f"{path} claims a header of {claimed:,} bytes, but has {size:,}: damaged")
             shape, _, dtype = readers[version](stream)
             needed = stream.tell() + int(np.prod(shape, dtype=object)) * dtype.itemsize
     except OSError as error:
