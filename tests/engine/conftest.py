@@ -167,16 +167,16 @@ def problem_of(
     executor=None,
     search: bool = True,
     chunk: int = 16,
-    grid_order: int = 1,
+    grid_step_deg: float = 30.0,
 ) -> Problem:
-    """Problem with a coarse grid; ``grid_order`` 1 is 30°."""
+    """Problem with a coarse grid."""
     schedule = ScheduleSettings(
         extent_angstrom=loader.extent_angstrom,
         diameter_angstrom=DIAMETER,
         initial_resolution_angstrom=20.0,
         max_shell=loader.points.max_shell,
         shift_angstrom=8.0,
-        grid_order=grid_order,
+        grid_step_deg=grid_step_deg,
         search=search,
     )
     return Problem(

@@ -9,6 +9,7 @@ import torch
 from parhelion.contracts import SilentObserver
 from parhelion.engine import checkpoint
 from parhelion.engine.candidates import Candidates
+from parhelion.engine.cistem_searches import Searches
 from parhelion.engine.schedule import Plan, Progress
 from parhelion.engine.state import RefineState
 from parhelion.errors import OutputError, ParameterError
@@ -38,7 +39,7 @@ def state(rounds: int = 2, finished: str = "") -> RefineState:
         plan=Plan(
             round=rounds,
             search=True,
-            grid_order=2,
+            grid_step_deg=15.0,
             search_shell=5.5,
             refine_shell=7.25,
             shift_radius_angstrom=12.0,
@@ -52,6 +53,7 @@ def state(rounds: int = 2, finished: str = "") -> RefineState:
         log_likelihood=np.array([1.0, np.nan, 3.0]),
         uncertainty_deg=np.array([1.0, np.nan, 3.0]),
         combined=maps[0] if finished else None,
+        searches=Searches.none(3).after(np.array([True, False, True]), 12.5),
         finished=finished,
     )
 
@@ -69,6 +71,8 @@ def assert_same(a: RefineState, b: RefineState) -> None:
     assert (a.combined is None) == (b.combined is None)
     for field in ("half", "fsc", "log_likelihood", "uncertainty_deg"):
         np.testing.assert_array_equal(getattr(a, field), getattr(b, field))
+    for field in ("number", "since", "limit_angstrom"):
+        np.testing.assert_array_equal(getattr(a.searches, field), getattr(b.searches, field))
 
 
 @pytest.mark.parametrize("finished", ["", "no better resolution"])

@@ -163,7 +163,7 @@ def test_a_part_of_the_particles(start) -> None:
     assert len(seen) == pytest.approx(0.4 * count, abs=2)
     assert some.history[-1]["used_share"] == pytest.approx(0.4)
     # the next round searches for those that were left out, and leaves others as they are
-    plan = replace(some.plan, search=True, share=1.0, searched=0.0)
+    plan = replace(some.plan, search=True, share=1.0, searched="new")
     rest = run_round(problem, replace(some, plan=plan))
     assert len(np.unique(rest.kept.particle.numpy())) == count
     assert not np.isnan(rest.log_likelihood).any()
@@ -241,6 +241,31 @@ def test_one_map_for_both_halves(start) -> None:
     assert after.plan.refine_shell <= max(state.plan.refine_shell, after.history[-1]["resolution_angstrom"])
     apart = run_round(problem, state)
     assert not torch.equal(*apart.maps)
+
+
+def test_rounds_search_for_some_by_chance_and_make_coarser_maps(start) -> None:
+    problem, state, particles = start
+    count = len(particles)
+    problem = replace(problem, schedule=replace(problem.schedule, scheme="cistem"))
+    first = run_round(problem, state)
+    assert first.history[-1]["searched_share"] == 1
+    assert first.searches.number.tolist() == [1] * count
+    plan = replace(state.plan, round=1, searched="chance", map_shell=state.plan.refine_shell + 2)
+    # just searched for: no chance, nor slices to search with
+    second = run_round(problem, replace(first, plan=plan))
+    assert second.history[-1]["searched_share"] == 0
+    assert second.history[-1]["search"] == 0
+    assert second.searches.since.tolist() == [1] * count
+    finer = replace(plan, round=2, refine_shell=plan.refine_shell * 1.1)
+    third = run_round(problem, replace(second, plan=finer))
+    assert 0 < third.history[-1]["searched_share"] < 1
+    assert np.mean(third.searches.number == 2) == third.history[-1]["searched_share"]
+    # nothing was inserted beyond the limit of the maps
+    cut = int(plan.map_shell)
+    assert second.fsc[1 : cut + 1].min() > 0 and not second.fsc[cut + 1 :].any()
+    power = [np.abs(np.fft.rfftn(s.unfiltered[0].numpy()))[0, 0] ** 2 for s in (first, second)]
+    assert power[1][cut + 3 : 14].sum() < 1e-2 * power[0][cut + 3 : 14].sum()
+    assert second.history[-1]["resolution_angstrom"] >= problem.schedule.extent_angstrom / cut
 
 
 def test_centring_moves_map_and_poses_alike(kit, start) -> None:

@@ -93,7 +93,7 @@ def round_plan(
     return Plan(
         round=number,
         search=problem.align == "global" and _searches(since, annealed),
-        grid_order=2,
+        grid_step_deg=15.0,
         search_shell=searched,
         refine_shell=shell,
         shift_radius_angstrom=problem.shift_angstrom,

@@ -20,11 +20,12 @@ import torch
 from parhelion.contracts import Observer
 from parhelion.engine.archive import write_archive
 from parhelion.engine.candidates import Candidates
+from parhelion.engine.cistem_searches import Searches
 from parhelion.engine.schedule import Plan, Progress
 from parhelion.engine.state import RefineState
 from parhelion.errors import ParameterError
 
-VERSION = 2
+VERSION = 3
 KEPT = 2
 
 
@@ -105,6 +106,7 @@ def load(path: Path, mark: str) -> RefineState:
         for name in ("maps", "unfiltered")
         if f"{name}_1" in arrays
     }
+    searches = {n.removeprefix("searches_"): a for n, a in arrays.items() if n.startswith("searches_")}
     return RefineState(
         maps=pairs["maps"],
         kept=Candidates(**kept),  # type: ignore[arg-type]
@@ -120,6 +122,7 @@ def load(path: Path, mark: str) -> RefineState:
         log_likelihood=arrays.get("log_likelihood"),
         uncertainty_deg=arrays.get("uncertainty_deg"),
         combined=tensor("combined"),
+        searches=Searches(**searches) if searches else None,
         finished=header["finished"],
     )
 
@@ -140,6 +143,8 @@ def _arrays(state: RefineState) -> dict[str, np.ndarray]:
     }
     if state.unfiltered is not None:
         named |= {"unfiltered_1": state.unfiltered[0], "unfiltered_2": state.unfiltered[1]}
+    if state.searches is not None:
+        named |= {f"searches_{name}": value for name, value in asdict(state.searches).items()}
     for field in ("particle", "rotation", "shift", "weight"):
         named[f"kept_{field}"] = getattr(state.kept, field)
     return {

@@ -10,15 +10,26 @@ e35383).
 import math
 from dataclasses import replace
 
-from parhelion.engine.schedule import GROWTH, Outcome, Plan, Progress, ScheduleSettings, Stop, plan_of
+from parhelion.engine.schedule import (
+    GROWTH,
+    Outcome,
+    Plan,
+    Progress,
+    ScheduleSettings,
+    Searched,
+    Stop,
+    plan_of,
+)
 
 LEAST_ROUNDS = 5
 REFINED_PER_USED = 3.0
 """Of the particles that are refined a third, the best, goes into the map."""
 BETTER_ANGSTROM, STABLE_ANGSTROM = 0.1, 0.001
 FINEST_GRID_ANGSTROM = 8.0
-NO_SEARCH_ANGSTROM = 4.0
-USUAL_SCORE_WEIGHT = 2.0
+FINEST_STEP_DEG = 15.0
+"""Images are searched to a dozen cycles per diameter at most (``schedule.SEARCH_CYCLES``), for which least
+squares reach every pose from such a grid: a finer one finds the same poses at a higher price."""
+SCORED_ANGSTROM, USUAL_SCORE_WEIGHT = 8.0, 2.0
 STABLE = "Resolution is stable – Auto refine is stopping"
 
 
@@ -28,13 +39,19 @@ def first_share(resolution_angstrom: float, particles: int, operators: int, clas
     return min(1.0, wanted)
 
 
-def grid_order(limit_angstrom: float, radius_angstrom: float) -> int:
-    """The grid of orientations whose step fits ``2 · max(limit, 8 Å) / radius``: 30° or 15°.
+def angular_step(limit_angstrom: float, radius_angstrom: float) -> float:
+    """The step in degrees of a search up to this limit: ``2 · max(limit, 8 Å) / radius``, at least 15°.
 
-    Least squares reach every pose from a 15° grid, so that none is finer.
+    It divides the half circle, so that the grid has the half turns that the search makes use of.
     """
     step_deg = math.degrees(2 * max(limit_angstrom, FINEST_GRID_ANGSTROM) / radius_angstrom)
-    return 1 if step_deg >= 30 else 2
+    return 180.0 / math.ceil(180.0 / max(step_deg, FINEST_STEP_DEG) - 1e-9)
+
+
+def map_shell(settings: ScheduleSettings, limit: float) -> float | None:
+    """Maps of a round go a tenth of the box further than its alignment; None where that is everywhere."""
+    shell = limit + 2.0 * (settings.max_shell + 1) / 10.0
+    return None if shell >= settings.max_shell else shell
 
 
 def bleeding_shells(settings: ScheduleSettings) -> int:
@@ -46,7 +63,8 @@ def first_plan(settings: ScheduleSettings) -> Plan:
     """Everywhere, at the starting map's resolution, with the share of the settings."""
     limit = min(settings.extent_angstrom / settings.initial_resolution_angstrom, settings.max_shell)
     share = settings.share if settings.most_rounds > 1 else 1.0
-    return _plan(settings, 0, limit, share, searched=1.0, search=settings.search)
+    plan = _plan(settings, 0, limit, share, searched="all", search=settings.search)
+    return plan if settings.most_rounds > 1 else replace(plan, map_shell=None)
 
 
 def next_plan(
@@ -75,13 +93,11 @@ def next_plan(
     stable = number >= LEAST_ROUNDS and plan.share >= 1 and progress.stale >= 2
     if stable or number == settings.most_rounds - 1:
         progress = replace(progress, final=stable)
-        return _plan(
-            settings, number, limit, 1.0, searched=0.0, search=settings.search and plan.share < 1
+        search = settings.search and plan.share < 1
+        return replace(
+            _plan(settings, number, limit, 1.0, searched="new", search=search), map_shell=None
         ), progress
-    angstrom = extent / limit
-    searched = 0.0 if angstrom < NO_SEARCH_ANGSTROM else min(1.0, angstrom**2 / 1000.0)
-    search = settings.search and (searched > 0 or plan.share < 1)
-    return _plan(settings, number, limit, used, searched=searched, search=search), progress
+    return _plan(settings, number, limit, used, searched="chance", search=settings.search), progress
 
 
 def _next_limit(settings: ScheduleSettings, plan: Plan, resolved: float) -> float:
@@ -92,15 +108,19 @@ def _next_limit(settings: ScheduleSettings, plan: Plan, resolved: float) -> floa
 
 
 def _plan(
-    settings: ScheduleSettings, number: int, limit: float, used: float, *, searched: float, search: bool
+    settings: ScheduleSettings, number: int, limit: float, used: float, *, searched: Searched, search: bool
 ) -> Plan:
-    """``searched`` of the particles, and those without a pose, are searched anew if ``search`` says so."""
+    """``used`` of the particles go into the map; ``searched`` of them if ``search`` says so."""
     share = min(1.0, REFINED_PER_USED * used)
-    order = grid_order(settings.extent_angstrom / limit, settings.diameter_angstrom / 2)
     plan = plan_of(settings, number, search, limit, settings.shift_angstrom, share)
     best = min(settings.best, used / share)
     return replace(
-        plan, grid_order=order, best=best, searched=searched, score_weight=_score_weight(settings, limit)
+        plan,
+        grid_step_deg=angular_step(settings.extent_angstrom / limit, settings.diameter_angstrom / 2),
+        best=best,
+        searched=searched,
+        score_weight=_score_weight(settings, limit),
+        map_shell=map_shell(settings, limit),
     )
 
 
@@ -108,4 +128,4 @@ def _score_weight(settings: ScheduleSettings, limit: float) -> float:
     """As asked for; otherwise 2 Å² once the limit is finer than 8 Å."""
     if settings.score_weight is not None:
         return settings.score_weight
-    return USUAL_SCORE_WEIGHT if settings.extent_angstrom / limit < FINEST_GRID_ANGSTROM else 0.0
+    return USUAL_SCORE_WEIGHT if settings.extent_angstrom / limit < SCORED_ANGSTROM else 0.0

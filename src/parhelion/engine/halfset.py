@@ -137,10 +137,18 @@ def _score_chunk(problem: Problem, state: RefineState, compared: Compared, rows:
         # normal matrices of all candidates of all particles would be the largest table of a round
         poses=replace(poses, particle=rows[poses.particle.cpu()], hessian=None),
         fit=replace(fit, particle=rows[fit.particle]),
-        slices=insertion_slices(white, inserted, points) if at_once else [],
+        slices=insertion_slices(white.limited(_map_points(problem, state.plan)), inserted, points)
+        if at_once
+        else [],
         noise=residuals,
         inserted=None if at_once else _of_table(inserted, rows),
     )
+
+
+def _map_points(problem: Problem, plan: Plan) -> int:
+    """How many of the points go into the maps of a round."""
+    points = problem.loader.points
+    return len(points) if plan.map_shell is None else points.count(plan.map_shell)
 
 
 def _of_table(poses: Candidates, rows: Tensor) -> Candidates:
@@ -186,7 +194,8 @@ def insert_chosen(
     chosen = torch.zeros(len(loader.particles), dtype=torch.bool)
     chosen[particle[torch.argsort(score, descending=True, stable=True)[:count]]] = True
     bfactor = _bfactors(problem, state.plan, results, chosen)
-    frequency = torch.from_numpy(points.radius / loader.extent_angstrom).to(loader.device)
+    wanted = _map_points(problem, state.plan)
+    frequency = torch.from_numpy(points.radius[:wanted] / loader.extent_angstrom).to(loader.device)
     noise = noise_model.on_points(state.noise, points).to(loader.device)
 
     def slices(result: ChunkResult) -> list[Slices]:
@@ -194,7 +203,7 @@ def insert_chosen(
             return []
         mine = result.inserted.take(chosen[result.inserted.particle])
         rows, number = mine.particle.unique(return_inverse=True)
-        white = loader.batch(rows.numpy(), len(points)).whitened(noise)
+        white = loader.batch(rows.numpy(), len(points)).whitened(noise).limited(wanted)
         envelope = torch.exp(bfactor[mine.particle].to(frequency)[:, None] * frequency**2).float()
         mine = replace(mine, particle=number).moved_to(white.data.device)
         made = insertion_slices(white, mine, points)

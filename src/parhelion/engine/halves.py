@@ -55,12 +55,13 @@ def solve_halves(sums: tuple[MapSums, MapSums], solvent: Solvent, max_shell: int
 
     The FSC is taken inside the mask between maps with a prior so small that it only keeps empty voxels
     finite. SNR of one half map = FSC / (1 - FSC): Scheres, J. Mol. Biol. 415, 406 (2012), eq. 10,
-    without the factor for the combined map.
+    without the factor for the combined map. Beyond ``max_shell`` nothing counts.
     """
     light = torch.full((max_shell + 1,), LIGHT_PRIOR, dtype=torch.float64)
     a, b = (solve(s, light, max_shell) for s in sums)
     mask = solvent.mask(a, b).to(a.device)
     curve = fsc(a * mask, b * mask)
+    curve[max_shell + 1 :] = 0.0  # what a mask brings there from coarser shells
     usable = curve[: max_shell + 1].clip(0.001, 0.999)
     below = np.flatnonzero(usable[2:] < 0.143)
     resolved = int(below[0]) + 2 if len(below) else max_shell

@@ -10,6 +10,7 @@ from parhelion.engine import noise as noise_model
 from parhelion.engine.accumulate import NoiseSums
 from parhelion.engine.candidates import Candidates
 from parhelion.engine.centre import centred
+from parhelion.engine.cistem_searches import Searches, drawn
 from parhelion.engine.fit import table_of_fits
 from parhelion.engine.halfset import ChunkResult, compared_with, insert_chosen, kept_of, scored
 from parhelion.engine.halves import HalfMaps, solve_combined, solve_halves
@@ -19,19 +20,22 @@ from parhelion.engine.schedule import Outcome, Plan, Stop
 from parhelion.engine.state import RefineState, best_poses
 from parhelion.engine.update import MapSums, complete_mates, symmetrise
 from parhelion.geometry.rotations import angle_between
-from parhelion.geometry.so3 import grid_spacing_deg
 
 __all__ = ["Problem", "concatenated", "kept_of", "run_round", "updated_noise"]
 
 
 def run_round(problem: Problem, state: RefineState) -> RefineState:
     """The state after the planned round. Depends on ``state``, the seed and the data only."""
-    plan, loader = state.plan, problem.loader
+    loader = problem.loader
+    looked, anew, searches = _drawn(problem, state)
+    if not (looked & anew).any():
+        state = replace(state, plan=replace(state.plan, search=False))
+    plan = state.plan
     rng = np.random.default_rng((problem.seed, plan.round))
-    looked, searched_rows = _drawn(problem, state)
+    map_shell = loader.points.max_shell if plan.map_shell is None else int(plan.map_shell)
     sums, poses, fits, noise = [], [], [], None
     for h in (1, 2):
-        compared = compared_with(problem, state, h, rng, searched_rows)
+        compared = compared_with(problem, state, h, rng, torch.from_numpy(anew))
         rows = torch.from_numpy(np.flatnonzero((state.half == h) & looked))
         half_sums = MapSums.zeros(loader.box, loader.points.max_shell, loader.device)
         mine: list[ChunkResult] = []
@@ -46,18 +50,18 @@ def run_round(problem: Problem, state: RefineState) -> RefineState:
         fits += [r.fit for r in mine]
         sums.append(symmetrise(complete_mates(half_sums), problem.symmetry.operators, problem.executor))
         del half_sums, compared  # the solve is the peak: volumes that are no longer needed go first
-    halves = solve_halves((sums[0], sums[1]), problem.solvent, loader.points.max_shell)
+    halves = solve_halves((sums[0], sums[1]), problem.solvent, map_shell)
     kept = concatenated([*poses, _others(state.kept, looked)])
     log_likelihood, angle_deg = table_of_fits(fits, len(loader.particles))
     outcome = _outcome(problem, state, kept, halves, looked)
     decision, progress = problem.rules.next_plan(problem.schedule, plan, outcome, state.progress)
     combined = None
     if problem.together or isinstance(decision, Stop):
-        combined = solve_combined((sums[0], sums[1]), halves, loader.points.max_shell)
+        combined = solve_combined((sums[0], sums[1]), halves, map_shell)
     if problem.together and combined is not None:
         reference = problem.solvent.applied(combined, halves.mask)
         halves = replace(halves, maps=(reference, reference))
-    row = _history_row(problem, plan, kept, outcome)
+    row = _history_row(problem, plan, kept, outcome, float((looked & anew).sum() / looked.sum()))
     problem.observer.record("rounds", **row)
     advanced = replace(
         state,
@@ -75,26 +79,31 @@ def run_round(problem: Problem, state: RefineState) -> RefineState:
         log_likelihood=_filled(log_likelihood, state.log_likelihood),
         uncertainty_deg=_filled(angle_deg, state.uncertainty_deg),
         combined=combined,
+        searches=searches,
     )
     return centred(advanced, loader, problem.symmetry.operators) if problem.centre else advanced
 
 
-def _drawn(problem: Problem, state: RefineState) -> tuple[np.ndarray, Tensor]:
-    """Which particles ``(n,)`` a round looks at, and which of these it searches everywhere for."""
+def _drawn(problem: Problem, state: RefineState) -> tuple[np.ndarray, np.ndarray, Searches]:
+    """Which particles ``(n,)`` a round looks at, for which of these it searches everywhere, and what searches
+    all will have had."""
     plan, count = state.plan, len(problem.loader.particles)
-    looked, anew = np.ones(count, bool), np.ones(count, bool)
+    looked, anew = np.ones(count, bool), np.full(count, plan.search)
     rng = np.random.default_rng((problem.seed, plan.round, 1))
     if plan.share < 1:
         looked[:] = False
         for h in (1, 2):
             rows = np.flatnonzero(state.half == h)
             looked[rng.permutation(rows)[: max(1, round(plan.share * len(rows)))]] = True
-    if plan.searched < 1:
-        anew = rng.random(count) < plan.searched
+    before, limit = state.searches or Searches.none(count), problem.loader.extent_angstrom / plan.refine_shell
+    if plan.search and plan.searched != "all":
         known = np.zeros(count, bool)
         known[np.unique(state.kept.particle.numpy())] = True
-        anew |= ~known
-    return looked, torch.from_numpy(anew)
+        chosen = (
+            drawn(before, limit, state.history, rng.random(count)) if plan.searched == "chance" else False
+        )
+        anew = ~known | chosen
+    return looked, anew, before.after(looked & anew, limit)
 
 
 def _others(kept: Candidates, looked: np.ndarray) -> Candidates:
@@ -129,7 +138,7 @@ def _outcome(
     angles = np.min(
         [angle_between(after[both], before[both] @ g) for g in problem.symmetry.operators], axis=0
     )
-    limit = 0.7 * grid_spacing_deg(state.plan.grid_order)
+    limit = 0.7 * state.plan.grid_step_deg
     return Outcome(
         **shells,
         moved_deg=float(np.median(angles)) if len(angles) else 0.0,
@@ -146,7 +155,9 @@ def updated_noise(loader: ParticleLoader, before: Tensor, sums: NoiseSums | None
     return torch.where(sums.weight.unsqueeze(1) > 0, power, before)
 
 
-def _history_row(problem: Problem, plan: Plan, kept: Candidates, outcome: Outcome) -> dict[str, float | int]:
+def _history_row(
+    problem: Problem, plan: Plan, kept: Candidates, outcome: Outcome, searched: float
+) -> dict[str, float | int]:
     extent = problem.loader.extent_angstrom
     weight = best_poses(kept, len(problem.loader.particles))[2]
     return {
@@ -160,4 +171,5 @@ def _history_row(problem: Problem, plan: Plan, kept: Candidates, outcome: Outcom
         "jumped_share": outcome.jumped,
         "mean_top_probability": float(weight[weight > 0].mean()) if (weight > 0).any() else 0.0,
         "used_share": plan.share * plan.best,
+        "searched_share": searched,
     }

@@ -60,7 +60,7 @@ def make_reference(
     bank = None
     if plan.search:
         turn = random_rotations(1, rng)[0]
-        grid = so3_grid(plan.grid_order, symmetry=symmetry, turn=turn)
+        grid = so3_grid(step_deg=plan.grid_step_deg, symmetry=symmetry, turn=turn)
         bank = slice_bank(
             volume,
             torch.from_numpy(grid).to(device),

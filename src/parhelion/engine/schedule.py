@@ -5,6 +5,7 @@ is tested without running a refinement.
 """
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 # Cycles per particle diameter up to which the exhaustive search looks. A 15° grid leaves 7.5° at most to the
 # nearest node, which blurs what is compared beyond some ten cycles; Gauss-Newton does the rest. On fresh
@@ -13,6 +14,8 @@ from dataclasses import dataclass, replace
 SEARCH_CYCLES = 12.0
 GROWTH = 1.5
 """By how much the share of the particles grows when the resolution does not improve."""
+
+Searched = Literal["all", "chance", "new"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +33,7 @@ class ScheduleSettings:
     initial_resolution_angstrom: float
     max_shell: int
     shift_angstrom: float
-    grid_order: int = 2
+    grid_step_deg: float = 15.0
     least_searches: int = 4
     most_searches: int = 8
     most_rounds: int = 25
@@ -46,22 +49,25 @@ class ScheduleSettings:
 class Plan:
     """What one round does. Resolution limits are in shells, shifts in Å.
 
-    ``share`` of the particles are looked at, ``best`` of these go into the maps; a round that searches does
-    so for ``searched`` of them, the others are refined from where they are. ``score_weight`` (Å²) makes fine
-    detail of particles that fit well count more (``score_weights``).
+    ``share`` of the particles are looked at, ``best`` of these go into the maps. A round that searches does
+    so for all of them, for some by ``chance`` (``cistem_searches``), or for the ``new`` ones alone, those
+    without a pose; the others are refined from where they are. ``score_weight`` (Å²) makes fine detail of
+    particles that fit well count more (``score_weights``). Maps are made up to ``map_shell``, None for all
+    there is.
     """
 
     round: int
     search: bool
-    grid_order: int
+    grid_step_deg: float
     search_shell: float
     refine_shell: float
     shift_radius_angstrom: float
     shift_step_angstrom: float
     share: float = 1.0
     best: float = 1.0
-    searched: float = 1.0
+    searched: Searched = "all"
     score_weight: float = 0.0
+    map_shell: float | None = None
 
     @property
     def twice(self) -> bool:
@@ -156,7 +162,7 @@ def plan_of(
     return Plan(
         round=number,
         search=search,
-        grid_order=settings.grid_order,
+        grid_step_deg=settings.grid_step_deg,
         search_shell=search_shell,
         refine_shell=limit,
         shift_radius_angstrom=radius,

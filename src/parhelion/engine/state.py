@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from parhelion.engine.candidates import Candidates
+from parhelion.engine.cistem_searches import Searches
 from parhelion.engine.schedule import Plan, Progress
 
 
@@ -19,7 +20,7 @@ class RefineState:
     table row); ``noise`` ``(groups, shells)``; ``plan`` the round to come; ``history`` one dict a round.
     ``log_likelihood`` and ``uncertainty_deg`` ``(n,)`` say how well each best pose fits (``engine.fit``);
     ``combined`` is the filtered map of all particles, made where it is needed and in the last round;
-    ``curves`` ``(rounds, shells)`` the FSC of every round.
+    ``curves`` ``(rounds, shells)`` the FSC of every round, ``searches`` those that each particle had.
     """
 
     maps: tuple[Tensor, Tensor]
@@ -36,6 +37,7 @@ class RefineState:
     uncertainty_deg: np.ndarray | None = None
     combined: Tensor | None = None
     curves: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    searches: Searches | None = None
     finished: str = ""
 
 
