@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from parhelion.algorithms import refine_start
+from parhelion.algorithms.class_schedule import settled
 from parhelion.algorithms.refine3d import RefineSettings, refine3d
-from parhelion.algorithms.refine_classes import ClassesSettings, refine_classes
+from parhelion.algorithms.refine_classes import ClassesSettings, _classify_settings, refine_classes
 from parhelion.algorithms.simulate.particles import simulate_particles
 from parhelion.contracts import SerialExecutor, SilentObserver
 from parhelion.errors import Cancelled, ParameterError
@@ -135,6 +136,26 @@ def test_two_structures_are_told_apart_and_refined() -> None:
     np.testing.assert_allclose(percent.sum(1), 100, atol=1e-6)
     assert {part for part, _ in told} == {"together", "class_001", "class_002"}
     assert {"rounds, all together", "rounds, classes", "rounds, class 1"} <= observer.tables
+
+
+def test_in_cistems_scheme_classes_have_nine_rounds_and_ten_angstroms() -> None:
+    table, images, _ = mixture((60, 40))
+    gold = ClassesSettings(
+        refine=replace(SETTINGS, local=True, most_rounds=2), classes=2, rounds=11, align="none"
+    )
+    done = []
+    for scheme in ("gold", "cistem"):
+        settings = replace(gold, refine=replace(gold.refine, scheme=scheme))
+        found = refine_classes(table, Images(images), molecule(False), settings, **common())
+        done.append(sum(row["classes"] == 2 for row in found.classification.history))
+    assert done[0] < 9 <= done[1]
+    told = _classify_settings(settings, found.together)
+    assert told.resolution_limit_angstrom == 10.0
+    assert _classify_settings(gold, found.together).resolution_limit_angstrom is None
+    chosen = replace(settings, resolution_limit_angstrom=14.0)
+    assert _classify_settings(chosen, found.together).resolution_limit_angstrom == 14.0
+    # one percent of the particles that change class are too many, after any number of rounds
+    assert not settled(told, [{"changed_share": 0.01}], 20, annealed=False)
 
 
 def test_a_class_of_too_few_is_told_and_keeps_its_map() -> None:

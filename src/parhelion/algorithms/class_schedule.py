@@ -14,7 +14,6 @@ BETWEEN = 4
 """Rounds between two splits."""
 SEARCHED_FIRST, SEARCHED_EVERY = 4, 3
 """With all classes there, the first rounds search everywhere, later every third."""
-FEWEST_ROUNDS = 3
 PATIENCE = 3
 """Rounds without telling classes apart better, after which the best one is the result."""
 FIRST_NATS, LAST_SHARE = 0.02, 0.7
@@ -65,8 +64,8 @@ def settled(settings: ClassifySettings, history: History, since: int, annealed: 
 
     ``annealed`` classes come from posteriors that are kept soft at first.
     """
-    least = ANNEALED * settings.rounds + 2 if annealed else FEWEST_ROUNDS
-    return since >= least and history[-1]["changed_share"] < SETTLED
+    least = ANNEALED * settings.rounds + 2 if annealed else 0
+    return since >= max(least, settings.least_rounds) and history[-1]["changed_share"] < SETTLED
 
 
 def target_nats(settings: ClassifySettings, number: int) -> float | None:

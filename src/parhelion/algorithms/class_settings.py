@@ -23,7 +23,7 @@ class ClassifySettings:
     box's centre and the radius of a sphere in Å, outside which all classes are the same. ``start`` says where
     classes come from: one class that is split, random parts of the particles, or the classes that the
     particles carry; None is "split", with one symmetry per class "random". ``rounds`` are those with all
-    classes there.
+    classes there, ``least_rounds`` of them at least.
     """
 
     diameter_angstrom: float
@@ -32,6 +32,7 @@ class ClassifySettings:
     align: str = "none"
     resolution_limit_angstrom: float | None = None
     rounds: int = 30
+    least_rounds: int = 3
     focus: tuple[float, float, float, float] | None = None
     start: str | None = None
     seed: int = 1

@@ -180,7 +180,7 @@ def _all_rounds(
             _, state = split(now, state, classes, limit, settings.diameter_angstrom, rng)
             problem.observer.notice(f"{len(state.share)} classes from round {len(history) + 1}")
             now, rounds_now = with_classes(problem, len(state.share)), 0
-        elif len(history) - _best(history, classes, annealed) >= PATIENCE:
+        elif since >= settings.least_rounds and len(history) - _best(history, classes, annealed) >= PATIENCE:
             reason = f"{PATIENCE} rounds told classes apart no better"
             break
         plan = round_plan(now, settings, len(history), limit, rounds_now, annealed)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from parhelion.algorithms.class_settings import LEAST_CYCLES
 from parhelion.algorithms.classify3d import Classification, ClassifySettings, ClassResult, classify3d
 from parhelion.algorithms.refine3d import (
     UNCERTAINTY_COLUMN,
@@ -31,6 +32,9 @@ from parhelion.model.volume import Volume
 FEWEST = 40
 """A class of fewer particles keeps the map of the classification and is not refined."""
 FEWEST_OF_HALF = 10
+CISTEM_LIMIT_ANGSTROM, CISTEM_ROUNDS = 10.0, 9
+"""In cisTEM's scheme classes are told apart by no finer detail than this, in that many rounds at least, and
+until occupancies change by less than one percent (as everywhere: ``class_schedule.SETTLED``)."""
 FITS = ("rlnLogLikeliContribution", UNCERTAINTY_COLUMN)
 
 
@@ -212,13 +216,18 @@ def _folder(checkpoints: Path | None, name: str) -> Path | None:
 
 
 def _classify_settings(settings: ClassesSettings, together: RefineResult) -> ClassifySettings:
+    diameter, limit = together.diameter_angstrom, settings.resolution_limit_angstrom
+    cistem = settings.refine.scheme == "cistem"
+    if cistem and limit is None:
+        limit = min(CISTEM_LIMIT_ANGSTROM, diameter / LEAST_CYCLES)
     return ClassifySettings(
-        diameter_angstrom=together.diameter_angstrom,
+        diameter_angstrom=diameter,
         classes=settings.classes,
         symmetry=settings.symmetry,
         align=settings.align,
-        resolution_limit_angstrom=settings.resolution_limit_angstrom,
+        resolution_limit_angstrom=limit,
         rounds=settings.rounds,
+        least_rounds=CISTEM_ROUNDS if cistem else ClassifySettings.least_rounds,
         seed=settings.refine.seed,
     )
 

@@ -165,7 +165,9 @@ def did(row: Row) -> str:
     share = float(row.get("used_share", 1.0))
     used = "" if share >= 1 else f"; {100 * share:.0f} % of the particles in the maps"
     if row["search"]:
-        return f"searched everywhere to {search:.1f} Å, refined the best hits to {refine:.1f} Å{used}"
+        part = float(row.get("searched_share", 1.0))
+        whom = "" if part >= 1 else f" for {100 * part:.0f} % of the particles"
+        return f"searched everywhere to {search:.1f} Å{whom}, refined the best hits to {refine:.1f} Å{used}"
     return f"refined the poses to {refine:.1f} Å{used}"
 
 

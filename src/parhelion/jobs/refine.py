@@ -48,7 +48,7 @@ class Params(JobParams):
     scheme: Literal["gold", "cistem"] = option(
         "gold",
         help="gold: two half sets that never see each other; cistem: one reference, a resolution limit that "
-        "stays behind what the halves agree on, few particles at first",
+        "stays behind what the halves agree on, few particles at first, searches by chance",
     )
     mass: float | None = option(
         None,
@@ -170,11 +170,16 @@ class Params(JobParams):
         unit="Å",
         gt=0,
         le=200,
-        default_text="diameter / 14",
+        default_text="diameter / 14; with --scheme cistem 10 Å",
         group=CLASSES,
     )
     class_rounds: int = option(
-        30, help="rounds of telling classes apart at most", unit="rounds", ge=4, le=500, group=CLASSES
+        30,
+        help="rounds of telling classes apart at most; with --scheme cistem nine at least where it allows",
+        unit="rounds",
+        ge=4,
+        le=500,
+        group=CLASSES,
     )
     mask: MapFile | None = option(
         None,
