@@ -4,6 +4,7 @@ import numba as nb
 import numpy as np
 
 _jit = nb.njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
+_inlined = nb.njit(nogil=True, fastmath=True, cache=True, error_model="numpy", forceinline=True)
 
 
 @_jit
@@ -30,151 +31,147 @@ def _rotation(w):
     return result
 
 
+@_inlined
+def _waves(t, cosine, sine):
+    """exp(2πi q t) for whole q from -n//2 on."""
+    centre = cosine.shape[0] // 2
+    for j in range(cosine.shape[0]):
+        q = 2.0 * np.pi * (j - centre)
+        cosine[j] = np.cos(q * t)
+        sine[j] = np.sin(q * t)
+
+
+@_inlined
+def _interpolated(volume, x, y, z):
+    """Trilinear value at voxel coordinates inside the volume, and its slopes along x, y and z."""
+    ix = int(x)
+    iy = int(y)
+    iz = int(z)
+    dx = x - np.float32(ix)
+    dy = y - np.float32(iy)
+    dz = z - np.float32(iz)
+    q000 = volume[iz, iy, ix]
+    q001 = volume[iz, iy, ix + 1] - q000
+    q010 = volume[iz, iy + 1, ix]
+    q011 = volume[iz, iy + 1, ix + 1] - q010
+    q100 = volume[iz + 1, iy, ix]
+    q101 = volume[iz + 1, iy, ix + 1] - q100
+    q110 = volume[iz + 1, iy + 1, ix]
+    q111 = volume[iz + 1, iy + 1, ix + 1] - q110
+    c00 = q000 + dx * q001
+    c01 = q010 + dx * q011 - c00
+    c10 = q100 + dx * q101
+    c11 = q110 + dx * q111 - c10
+    c0 = c00 + dy * c01
+    c1 = c10 + dy * c11 - c0
+    e0 = q001 + dy * (q011 - q001)
+    e1 = q101 + dy * (q111 - q101)
+    return c0 + dz * c1, e0 + dz * (e1 - e0), c01 + dz * (c11 - c01), c1
+
+
+@_inlined
+def _slice_point(volume, a, u, v, padding, half):
+    """The central slice at (u, v), and its derivatives by rotations about the image's x, y and z."""
+    a00, a01, a02, a10, a11, a12, a20, a21, a22 = a
+    x = (a00 * u + a10 * v) * padding
+    y = (a01 * u + a11 * v) * padding
+    z = (a02 * u + a12 * v) * padding
+    sign = np.float32(-1.0) if x < 0 else np.float32(1.0)
+    p, fx, fy, fz = _interpolated(volume, x * sign, y * sign + half, z * sign + half)
+    gx = a00 * fx + a01 * fy + a02 * fz
+    gy = a10 * fx + a11 * fy + a12 * fz
+    gz = a20 * fx + a21 * fy + a22 * fz
+    # The mate's derivative: d conj f(-k) / dk = -conj f'(-k).
+    wr = gz.real * sign * padding
+    wi = gz.imag * padding
+    turn_r = (gx.real * v - gy.real * u) * sign * padding
+    turn_i = (gx.imag * v - gy.imag * u) * padding
+    return p.real, p.imag * sign, -wr * v, -wi * v, wr * u, wi * u, turn_r, turn_i
+
+
+@_inlined
+def _with_point(s, h, data, er, ei, u, v, point):
+    """Adds a point's residual and Jacobian to chi² and the gradient ``s`` (6) and to the Hessian ``h`` (15).
+
+    ``er + i ei`` is what the slice is multiplied by; each complex number counts as two real ones.
+    """
+    pr, pi, xr, xi, yr, yi, zr, zi = point
+    vr = er * pr - ei * pi
+    vi = er * pi + ei * pr
+    rr = data.real - vr
+    ri = data.imag - vi
+    j0r = er * xr - ei * xi
+    j0i = er * xi + ei * xr
+    j1r = er * yr - ei * yi
+    j1i = er * yi + ei * yr
+    j2r = er * zr - ei * zi
+    j2i = er * zi + ei * zr
+    turn = np.float32(2.0 * np.pi)
+    j3r = -turn * u * vi
+    j3i = turn * u * vr
+    j4r = -turn * v * vi
+    j4i = turn * v * vr
+    return (
+        s[0] + (rr * rr + ri * ri),
+        s[1] + (j0r * rr + j0i * ri),
+        s[2] + (j1r * rr + j1i * ri),
+        s[3] + (j2r * rr + j2i * ri),
+        s[4] + (j3r * rr + j3i * ri),
+        s[5] + (j4r * rr + j4i * ri),
+    ), (
+        h[0] + (j0r * j0r + j0i * j0i),
+        h[1] + (j0r * j1r + j0i * j1i),
+        h[2] + (j0r * j2r + j0i * j2i),
+        h[3] + (j0r * j3r + j0i * j3i),
+        h[4] + (j0r * j4r + j0i * j4i),
+        h[5] + (j1r * j1r + j1i * j1i),
+        h[6] + (j1r * j2r + j1i * j2i),
+        h[7] + (j1r * j3r + j1i * j3i),
+        h[8] + (j1r * j4r + j1i * j4i),
+        h[9] + (j2r * j2r + j2i * j2i),
+        h[10] + (j2r * j3r + j2i * j3i),
+        h[11] + (j2r * j4r + j2i * j4i),
+        h[12] + (j3r * j3r + j3i * j3i),
+        h[13] + (j3r * j4r + j3i * j4i),
+        h[14] + (j4r * j4r + j4i * j4i),
+    )
+
+
 @_jit
 def _view(volume, a, tx, ty, kx, ky, data, ctf, padding, sums, cos_x, sin_x, cos_y, sin_y):
     """Residual of one view; adds chi² to sums[0], the gradient to sums[1:6], 15 Hessian terms after it.
 
     Parameters: three rotations and two shifts in the view's frame; lengths in units of the extent.
     """
-    h = volume.shape[0] // 2
+    _waves(tx, cos_x, sin_x)
+    _waves(ty, cos_y, sin_y)
     centre = cos_x.shape[0] // 2
-    two_pi = 2.0 * np.pi
-    for j in range(cos_x.shape[0]):
-        q = two_pi * (j - centre)
-        cos_x[j] = np.cos(q * tx)
-        sin_x[j] = np.sin(q * tx)
-        cos_y[j] = np.cos(q * ty)
-        sin_y[j] = np.sin(q * ty)
     f = np.float32
-    a00 = f(a[0, 0])
-    a01 = f(a[0, 1])
-    a02 = f(a[0, 2])
-    a10 = f(a[1, 0])
-    a11 = f(a[1, 1])
-    a12 = f(a[1, 2])
-    a20 = f(a[2, 0])
-    a21 = f(a[2, 1])
-    a22 = f(a[2, 2])
-    one = f(1.0)
+    # a tuple of single numbers stays in registers, an array would be read again at every point
+    rotation = (
+        f(a[0, 0]), f(a[0, 1]), f(a[0, 2]), f(a[1, 0]), f(a[1, 1]), f(a[1, 2]), f(a[2, 0]), f(a[2, 1]),
+        f(a[2, 2]),
+    )  # fmt: skip
     pad = f(padding)
-    turn = f(two_pi)
-    hf = f(h)
+    half = f(volume.shape[0] // 2)
+    o = f(0)
+    # single precision within 512 points, double between them
     for first in range(0, kx.shape[0], 512):
-        last = min(first + 512, kx.shape[0])
-        s0 = f(0); g0 = f(0); g1 = f(0); g2 = f(0); g3 = f(0); g4 = f(0)  # fmt: skip  # noqa: E702
-        h00 = f(0); h01 = f(0); h02 = f(0); h03 = f(0); h04 = f(0)  # fmt: skip  # noqa: E702
-        h11 = f(0); h12 = f(0); h13 = f(0); h14 = f(0); h22 = f(0)  # fmt: skip  # noqa: E702
-        h23 = f(0); h24 = f(0); h33 = f(0); h34 = f(0); h44 = f(0)  # fmt: skip  # noqa: E702
-        for k in range(first, last):
+        s = (o, o, o, o, o, o)
+        h = (o, o, o, o, o, o, o, o, o, o, o, o, o, o, o)
+        for k in range(first, min(first + 512, kx.shape[0])):
             u = kx[k]
             v = ky[k]
-            x = (a00 * u + a10 * v) * pad
-            y = (a01 * u + a11 * v) * pad
-            z = (a02 * u + a12 * v) * pad
-            sign = -one if x < 0 else one
-            x = x * sign
-            y = y * sign + hf
-            z = z * sign + hf
-            ix = int(x)
-            iy = int(y)
-            iz = int(z)
-            dx = x - f(ix)
-            dy = y - f(iy)
-            dz = z - f(iz)
-            q000 = volume[iz, iy, ix]
-            q001 = volume[iz, iy, ix + 1] - q000
-            q010 = volume[iz, iy + 1, ix]
-            q011 = volume[iz, iy + 1, ix + 1] - q010
-            q100 = volume[iz + 1, iy, ix]
-            q101 = volume[iz + 1, iy, ix + 1] - q100
-            q110 = volume[iz + 1, iy + 1, ix]
-            q111 = volume[iz + 1, iy + 1, ix + 1] - q110
-            c00 = q000 + dx * q001
-            c01 = q010 + dx * q011 - c00
-            c10 = q100 + dx * q101
-            c11 = q110 + dx * q111 - c10
-            c0 = c00 + dy * c01
-            c1 = c10 + dy * c11 - c0
-            p = c0 + dz * c1
-            e0 = q001 + dy * (q011 - q001)
-            e1 = q101 + dy * (q111 - q101)
-            fx = e0 + dz * (e1 - e0)
-            fy = c01 + dz * (c11 - c01)
-            fz = c1
-            gx = a00 * fx + a01 * fy + a02 * fz
-            gy = a10 * fx + a11 * fy + a12 * fz
-            gz = a20 * fx + a21 * fy + a22 * fz
             jx = int(u) + centre
             jy = int(v) + centre
-            c = cos_x[jx] * cos_y[jy] - sin_x[jx] * sin_y[jy]
-            s = sin_x[jx] * cos_y[jy] + cos_x[jx] * sin_y[jy]
-            er = ctf[k] * c
-            ei = ctf[k] * s
-            pr = p.real
-            pi = p.imag * sign
-            vr = er * pr - ei * pi
-            vi = er * pi + ei * pr
-            rr = data[k].real - vr
-            ri = data[k].imag - vi
-            # The mate's derivative: d conj f(-k) / dk = -conj f'(-k).
-            wr = gz.real * sign * pad
-            wi = gz.imag * pad
-            zr = er * wr - ei * wi
-            zi = er * wi + ei * wr
-            j0r = -zr * v
-            j0i = -zi * v
-            j1r = zr * u
-            j1i = zi * u
-            wr = (gx.real * v - gy.real * u) * sign * pad
-            wi = (gx.imag * v - gy.imag * u) * pad
-            j2r = er * wr - ei * wi
-            j2i = er * wi + ei * wr
-            j3r = -turn * u * vi
-            j3i = turn * u * vr
-            j4r = -turn * v * vi
-            j4i = turn * v * vr
-            s0 += rr * rr + ri * ri
-            g0 += j0r * rr + j0i * ri
-            g1 += j1r * rr + j1i * ri
-            g2 += j2r * rr + j2i * ri
-            g3 += j3r * rr + j3i * ri
-            g4 += j4r * rr + j4i * ri
-            h00 += j0r * j0r + j0i * j0i
-            h01 += j0r * j1r + j0i * j1i
-            h02 += j0r * j2r + j0i * j2i
-            h03 += j0r * j3r + j0i * j3i
-            h04 += j0r * j4r + j0i * j4i
-            h11 += j1r * j1r + j1i * j1i
-            h12 += j1r * j2r + j1i * j2i
-            h13 += j1r * j3r + j1i * j3i
-            h14 += j1r * j4r + j1i * j4i
-            h22 += j2r * j2r + j2i * j2i
-            h23 += j2r * j3r + j2i * j3i
-            h24 += j2r * j4r + j2i * j4i
-            h33 += j3r * j3r + j3i * j3i
-            h34 += j3r * j4r + j3i * j4i
-            h44 += j4r * j4r + j4i * j4i
-        sums[0] += s0
-        sums[1] += g0
-        sums[2] += g1
-        sums[3] += g2
-        sums[4] += g3
-        sums[5] += g4
-        sums[6] += h00
-        sums[7] += h01
-        sums[8] += h02
-        sums[9] += h03
-        sums[10] += h04
-        sums[11] += h11
-        sums[12] += h12
-        sums[13] += h13
-        sums[14] += h14
-        sums[15] += h22
-        sums[16] += h23
-        sums[17] += h24
-        sums[18] += h33
-        sums[19] += h34
-        sums[20] += h44
+            er = ctf[k] * (cos_x[jx] * cos_y[jy] - sin_x[jx] * sin_y[jy])
+            ei = ctf[k] * (sin_x[jx] * cos_y[jy] + cos_x[jx] * sin_y[jy])
+            point = _slice_point(volume, rotation, u, v, pad, half)
+            s, h = _with_point(s, h, data[k], er, ei, u, v, point)
+        for i in range(6):
+            sums[i] += s[i]
+        for i in range(15):
+            sums[6 + i] += h[i]
 
 
 @_jit
