@@ -22,6 +22,8 @@ def records(n: int = 4, **changed: object) -> np.ndarray:
         (f"ctf/{x}", "f4") for x in ("accel_kv", "cs_mm", "amp_contrast", "df1_A", "df2_A", "df_angle_rad")
     ]
     fields += [("ctf/phase_shift_rad", "f4"), ("ctf/tilt_A", "f4", (2,)), ("ctf/scale", "f4")]
+    fields += [("ctf/shift_A", "f4", (2,)), ("ctf/trefoil_A", "f4", (2,)), ("ctf/tetra_A", "f4", (4,))]
+    fields += [("ctf/anisomag", "f4", (4,))]
     fields += [
         ("alignments3D/pose", "f4", (3,)),
         ("alignments3D/shift", "f4", (2,)),
@@ -80,7 +82,11 @@ def test_poses_survive_as_star(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("ctf/tilt_A", 0.1, "ctf/tilt_A is set"),
+        ("ctf/tilt_A", 0.1, r"ctf/tilt_A is set \(beam tilt times Cs.*refine-ctf finds"),
+        ("ctf/shift_A", 0.1, "ctf/shift_A is set"),
+        ("ctf/trefoil_A", 100.0, "ctf/trefoil_A is set"),
+        ("ctf/tetra_A", 100.0, "ctf/tetra_A is set"),
+        ("ctf/anisomag", 0.01, "ctf/anisomag is set"),
         ("ctf/scale", 0.5, "ctf/scale is set"),
         ("ctf/accel_kv", 30, "rlnVoltage is 30"),
         ("blob/psize_A", np.nan, "pixel size is nan"),

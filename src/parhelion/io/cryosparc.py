@@ -45,15 +45,20 @@ LOCATION = ("location/center_x_frac", "location/center_y_frac", "location/microg
 FRACTIONS = ("cryosparcCenterXFrac", "cryosparcCenterYFrac")
 SHAPE = ("cryosparcMicrographShapeY", "cryosparcMicrographShapeX")
 IN_RADIANS = {"ctf/df_angle_rad": "rlnDefocusAngle", "ctf/phase_shift_rad": "rlnPhaseShift"}
-NEUTRAL = {
-    "ctf/tilt_A": 0.0,
-    "ctf/shift_A": 0.0,
-    "ctf/trefoil_A": 0.0,
-    "ctf/tetra_A": 0.0,
-    "ctf/anisomag": 0.0,
-    "ctf/scale": 1.0,
+UNREAD = {
+    "ctf/tilt_A": "beam tilt times Cs, in Å; whether its sign is that of rlnBeamTiltX is not documented",
+    "ctf/shift_A": "the shift that goes with the beam tilt; its sign is not documented",
+    "ctf/trefoil_A": "trefoil; scale, order and sign of its two terms are not documented",
+    "ctf/tetra_A": "fourfold terms; their scale, order and signs are not documented",
+    "ctf/anisomag": "anisotropic magnification; whether the matrix or its inverse, and whether less the "
+    "identity, is not documented",
 }
-"""Fields that change the mathematics and are not supported, with the value that changes nothing."""
+"""Fields of cryoSPARC's Global CTF Refinement that are refused unless 0, and why.
+
+That ``tilt_A`` is Cs times the tilt has been said by the program's authors; signs and the other terms are
+known from converters only, which contradict each other (a tilt of either sign, a matrix with and without
+the identity). The wrong sign would double an aberration instead of undoing it.
+"""
 
 
 def read_cryosparc(
@@ -71,11 +76,7 @@ def read_cryosparc(
         )
     if not len(records):
         raise MetadataError(f"{path} holds no particles")
-    for field, value in NEUTRAL.items():
-        if field in names and np.any(records[field] != value):
-            raise MetadataError(
-                f"{path}: {field} is set, which is not supported; export the particles without it"
-            )
+    _refuse_unread(path, records)
     if "alignments3D/pose" in names and not np.isfinite(records["alignments3D/pose"]).all():
         raise MetadataError(f"{path}: alignments3D/pose holds values that are not finite")
     columns: dict[str, np.ndarray] = {"rlnImageName": _image_names(path, records)}
@@ -92,6 +93,22 @@ def read_cryosparc(
         columns[SIGN] = _single(records["blob/sign"])
     columns |= _alignment(records) | _location(path, records)
     return particle_set(path, None, Table(columns), pixel_size_angstrom, notes)
+
+
+def _refuse_unread(path: Path, records: np.ndarray) -> None:
+    """Raise MetadataError for fields that change the mathematics and are not understood."""
+    names = records.dtype.names or ()
+    for field, why in UNREAD.items():
+        if field in names and np.any(records[field] != 0):
+            raise MetadataError(
+                f"{path}: {field} is set ({why}), so that it could be applied wrongly. Export the particles "
+                "with the ctf of before cryoSPARC's Global CTF Refinement; the job refine-ctf finds these "
+                "terms anew"
+            )
+    if "ctf/scale" in names and np.any(records["ctf/scale"] != 1):
+        raise MetadataError(
+            f"{path}: ctf/scale is set, which is not supported; export the particles without it"
+        )
 
 
 def _complete(path: Path, records: np.ndarray, notes: list[str]) -> np.ndarray:
