@@ -226,6 +226,29 @@ def test_maps_of_a_refinement_of_several_classes_are_found(package, tmp_path) ->
     assert [[path.removeprefix(f"{folder}/") for path in one] for one in listed] == names
 
 
+@pytest.mark.parametrize("classes", [1, 2])
+def test_maps_of_an_abinitio_become_the_references(run, simulated, molecule, tmp_path, classes) -> None:
+    """Its folder tells the chosen map and those of all classes, on a grid of its own."""
+    own, folder = read_particles(simulated["truth"]), tmp_path / "start"
+    number = np.arange(len(own)) % classes + 1
+    volume = Volume(data=read_volume(molecule).data[4:28, 4:28, 4:28], pixel_size_angstrom=4.0)
+    finished(folder, simulated["truth"], replace(own, class_number=number), job="abinitio", map_001=volume)
+    write_volume(folder / "map_002.mrc", replace(volume, data=2 * volume.data))
+    record = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+    listed = [f"map_{k:03d}.mrc" for k in range(1, classes + 1)]
+    record["outputs"] = {"particles": "particles.star", "map": "map_001.mrc", "maps": listed}
+    record["parameters"] = {"symmetry": "C2", "diameter": 90.0}
+    (folder / "job.json").write_text(json.dumps(record), encoding="utf-8")
+    made = run("package", input=folder)
+    assert [str(folder / name) for name in listed] == [r.origin for r in read_package(made.folder).references]
+    maps = [read_volume(path).data for path in made.outputs["references"]]
+    inner = maps[0][4:28, 4:28, 4:28]
+    assert np.corrcoef(inner.ravel(), volume.data.ravel())[0, 1] > 0.99
+    assert made.figures["symmetry"] == "C2"
+    again = run("package", input=folder, generate=True, output=tmp_path / "generated")
+    assert read_package(again.folder).references[0].origin == "generated from the parameters"
+
+
 @pytest.mark.parametrize(
     "record",
     [{"outputs": {"map": [7]}}, {"outputs": []}, {"figures": None}, {"inputs": [3]}],

@@ -17,7 +17,7 @@ from parhelion.io.atomic import write_text
 
 FILE, FORMAT = "package.json", "parhelion package 1"
 RECORD = "job.json"
-REFINING = ("refine", "refine-manual", "classify3d", "refine-ctf")
+REFINING = ("abinitio", "refine", "refine-manual", "classify3d", "refine-ctf")
 """Jobs whose output is a refinement of the package whose particles they took."""
 
 
@@ -178,7 +178,7 @@ def run_of(folder: Path, particles: Path | None = None) -> Refinement | None:
         job=job,
         folder=str(folder.resolve()),
         particles=tables[0] if tables else None,
-        maps=paths("map", "maps", "class_maps"),
+        maps=paths("maps", "class_maps", "map"),
         half1=paths("half1", "class_half1"),
         half2=paths("half2", "class_half2"),
         finished=when,
