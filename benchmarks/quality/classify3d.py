@@ -1,15 +1,19 @@
 """Three structures in one stack, two of them differing in one domain: who is told apart, and at what cost.
 
     python benchmarks/quality/classify3d.py [--data FOLDER] [--count 1200] [--align none|local|global]
+                                            [--mixture ribosome|galactosidase] [--seed 1]
                                             [--relion global|fixed] [--folder FOLDER] [--record]
 
 The mixture: half are 70S ribosomes, three in ten the same without the central protuberance (5S rRNA, L5,
 L18, L25, L27 and helices 82 to 88 of the 23S rRNA, 146 kDa of 2.3 MDa), two in ten GroEL. Every particle lies
 at a random orientation and shift; white noise makes the SNR 0.05 (variance of the CTF-modulated image over
-the whole box, averaged, per variance of the noise). The two ribosomes have one brightness. Somebody who knew
-all poses and both maps could tell 97.8 % of the ribosomes.
+the whole box, averaged, per variance of the noise). The two ribosomes have one brightness. What somebody who
+knew all poses and both maps could tell is printed. ``--mixture galactosidase`` has beta-galactosidase, the
+same without domain 4 of each chain, and apoferritin. ``--seed`` is that of the simulation: other poses and
+other noise.
 
-We refine all particles as one structure from the ribosome filtered to 60 Å, then classify.
+We refine all particles as one structure from the first one's map filtered to 60 Å (galactosidase 40 Å), then
+classify.
 ``--relion global`` runs RELION from the same map with three classes, searching everywhere, 25 iterations;
 ``--relion fixed`` at the poses of our refinement, without alignment. ``--folder`` keeps RELION's files: a run
 found there, whole or in part, is read instead of started. ``--record`` keeps its classes and CPU time;
@@ -24,28 +28,23 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
 from pathlib import Path
 
-import gemmi
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import common
+from mixtures import BOX, RECIPES, Mixture, mixture
 from parhelion.algorithms.classify3d import Classification, ClassifySettings, classify3d
 from parhelion.algorithms.map_alignment import align_maps
-from parhelion.algorithms.simulate.atomic_model import centre_of_mass, read_model
-from parhelion.algorithms.simulate.density import density_from_model
-from parhelion.algorithms.simulate.particles import simulate_particles
 from parhelion.contracts import SilentObserver
-from parhelion.fourier.filters import lowpass
 from parhelion.fourier.shells import fsc, resolution_at
 from parhelion.images.masks import automatic_mask
 from parhelion.io.mrc import read_volume, write_volume
-from parhelion.io.mrc_writer import StackWriter
 from parhelion.io.particles import write_particles
 from parhelion.io.source import StackSource
 from parhelion.io.star import read_star
@@ -56,12 +55,6 @@ from parhelion.model.volume import Volume
 from parhelion.run.cancel import CancelFlag
 from parhelion.run.executor import ThreadExecutor
 
-BOX, PIXEL, SNR, DIAMETER = 64, 5.5, 0.05, 290.0
-START_ANGSTROM = 60.0
-SHARES = (0.5, 0.3, 0.2)
-NAMES = ("70S", "70S without CP", "GroEL")
-PROTUBERANCE_CHAINS = {"BB", "BG", "BS", "BZ", "B0"}
-PROTUBERANCE_RNA = ("BA", 2270, 2426)
 RECORDED = "mixture_relion_{mode}.star"
 RELION = (
     "relion_refine --i particles.star --ref start.mrc --firstiter_cc --ini_high {start:g} --o ./run --K 3 "
@@ -73,86 +66,6 @@ SAMPLING = {
     "global": "--healpix_order 2 --oversampling 1 --offset_range 3 --offset_step 2",
     "fixed": "--skip_align",
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Mixture:
-    """Images on disk, their true poses, which structure each shows, and the structures."""
-
-    particles: ParticleSet
-    truth: common.Poses
-    label: np.ndarray
-    maps: tuple[Volume, ...]
-
-    @property
-    def start(self) -> Volume:
-        """What every program starts from."""
-        return lowpass(self.maps[0], START_ANGSTROM)
-
-
-def structures(models: Path, folder: Path) -> tuple[Volume, ...]:
-    """The three true maps; both ribosomes lie in one frame."""
-    ribosome = models / "ribosome70s_4v5d_C1.cif"
-    whole = density_from_model(ribosome, BOX, PIXEL)
-    model = read_model(ribosome)
-    centre = centre_of_mass(model)
-    chain, first, last = PROTUBERANCE_RNA
-    lacking = without(
-        model,
-        lambda c, number: c in PROTUBERANCE_CHAINS or (c == chain and first <= number <= last),
-    )
-    path = folder / "without_protuberance.cif"
-    lacking.make_mmcif_document().write_file(str(path))
-    part = density_from_model(path, BOX, PIXEL)
-    part = replace(part, data=moved(part.data, (centre_of_mass(read_model(path)) - centre) / PIXEL))
-    return whole, part, density_from_model(models / "groel_1mnf_D7.pdb", BOX, PIXEL)
-
-
-def without(model: gemmi.Structure, drops: Callable[[str, int], bool]) -> gemmi.Structure:
-    """A copy of the model less the residues that ``drops`` (chain, number) says."""
-    copy = model.clone()
-    for chain in copy[0]:
-        for i in reversed(range(len(chain))):
-            if drops(chain.name, chain[i].seqid.num):
-                del chain[i]
-    copy.setup_entities()
-    return copy
-
-
-def moved(data: np.ndarray, by_xyz: np.ndarray) -> np.ndarray:
-    """The map moved by so many voxels along x, y, z, exactly for what is band-limited."""
-    z, y, x = np.meshgrid(*[np.fft.fftfreq(n) for n in data.shape], indexing="ij")
-    phase = np.exp(-2j * np.pi * (x * by_xyz[0] + y * by_xyz[1] + z * by_xyz[2]))
-    return np.fft.ifftn(np.fft.fftn(data) * phase).real.astype(np.float32)
-
-
-def mixture(models: Path, folder: Path, count: int) -> Mixture:
-    """``count`` images in ``folder``, in random order, the same every time."""
-    maps = structures(models, folder)
-    counts = [round(count * share) for share in SHARES]
-    counts[0] = count - sum(counts[1:])
-    made = [simulate_particles(m, n, snr=SNR, seed=10 + k) for k, (m, n) in enumerate(zip(maps, counts))]
-    # one brightness: what is missing must show as missing, not as everything else being brighter
-    made[1] = replace(made[1], signal_scale=made[0].signal_scale)
-    order = np.random.default_rng(0).permutation(count)
-    images = np.concatenate([m.images(np.arange(n)) for m, n in zip(made, counts)])[order]
-    stack = folder / "mixture.mrcs"
-    with StackWriter(stack, count, (BOX, BOX), PIXEL) as writer:
-        writer.write(0, images)
-    first = made[0].particles
-    per_view = {
-        name: np.concatenate([getattr(m.particles.views, name) for m in made])[order]
-        for name, value in vars(first.views).items()
-        if isinstance(value, np.ndarray)
-    }
-    numbers = {"image_index": np.arange(count), "particle": np.arange(count)}
-    views = replace(first.views, **{**per_view, **numbers}, image_path=(stack,))
-    rotation = np.concatenate([m.particles.rotation for m in made])[order]
-    shift = np.concatenate([m.particles.shift_xyz_angstrom for m in made])[order]
-    particles = replace(first, count=count, views=views, rotation=rotation, shift_xyz_angstrom=shift)
-    bare = replace(particles, rotation=None, shift_xyz_angstrom=None)
-    label = np.repeat(np.arange(3), counts)[order]
-    return Mixture(particles=bare, truth=common.poses_of(particles), label=label, maps=maps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +94,7 @@ def right_ones(found: Found, label: np.ndarray) -> tuple[np.ndarray, tuple[int, 
 def row(made: Mixture, found: Found) -> list[str]:
     """One line of the table."""
     right, best = right_ones(found, made.label)
-    limits = found.limits or tuple(_limit(found.maps[k], made.maps[j], j) for j, k in enumerate(best))
+    limits = found.limits or tuple(_limit(found.maps[k], made.maps[j], j == 2) for j, k in enumerate(best))
     return [
         found.name,
         f"{found.cpu_s:.0f}",
@@ -192,20 +105,22 @@ def row(made: Mixture, found: Found) -> list[str]:
     ]
 
 
-def _limit(found: np.ndarray, truth: Volume, structure: int) -> str:
-    """Å where the FSC with the truth falls to 0.5; GroEL's map came from nothing and may have either hand."""
+def _limit(found: np.ndarray, truth: Volume, either_hand: bool) -> str:
+    """Å where the FSC with the truth falls to 0.5; the third map came from nothing and has either hand."""
     mask = np.asarray(automatic_mask(truth).mask.data)
-    moving = Volume(data=np.asarray(found, np.float32), pixel_size_angstrom=PIXEL)
-    laid = align_maps(moving, truth, allow_other_hand=structure == 2).aligned
+    pixel = truth.pixel_size_angstrom
+    moving = Volume(data=np.asarray(found, np.float32), pixel_size_angstrom=pixel)
+    laid = align_maps(moving, truth, allow_other_hand=either_hand).aligned
     curve = fsc(np.asarray(laid.data) * mask, np.asarray(truth.data) * mask)
-    return f"{resolution_at(curve, 0.5, BOX, PIXEL):.1f}"
+    return f"{resolution_at(curve, 0.5, BOX, pixel):.1f}"
 
 
 def by_us(made: Mixture, align: str) -> tuple[Found, ParticleSet]:
     """Our refinement of everything as one structure, then the classification; and the poses of the first."""
     source = StackSource(made.particles)
-    together, cpu = common.refine(made.particles, source, made.start, diameter_angstrom=DIAMETER)
-    found, more = classified(together.particles, align=align)
+    diameter = made.recipe.diameter_angstrom
+    together, cpu = common.refine(made.particles, source, made.start, diameter_angstrom=diameter)
+    found, more = classified(together.particles, diameter_angstrom=diameter, align=align)
     named = f"parhelion, --align {align} ({cpu:.0f} + {more:.0f} s)"
     return _ours(named, cpu + more, found, len(made.label)), together.particles
 
@@ -227,7 +142,7 @@ def classified(particles: ParticleSet, **settings: object) -> tuple[Classificati
     executor = ThreadExecutor(2, cancel)
     before = time.process_time()
     try:
-        wanted = ClassifySettings(**{"diameter_angstrom": DIAMETER, **settings})  # type: ignore[arg-type]
+        wanted = ClassifySettings(**settings)  # type: ignore[arg-type]
         found = classify3d(
             particles,
             StackSource(particles),
@@ -252,7 +167,8 @@ def by_relion(made: Mixture, mode: str, folder: Path, poses: ParticleSet) -> Fou
             views = replace(table.views, image_path=(folder / "particles.mrcs",))
             write_particles(folder / "particles.star", replace(table, views=views))
         write_volume(folder / "start.mrc", made.start)
-        words = RELION.format(start=START_ANGSTROM, diameter=DIAMETER, sampling=SAMPLING[mode])
+        start, diameter = made.recipe.start_angstrom, made.recipe.diameter_angstrom
+        words = RELION.format(start=start, diameter=diameter, sampling=SAMPLING[mode])
         (folder / "command.txt").write_text(words + "\n")
         cpu = common.timed_program(words.split(), folder)
         (folder / "cpu.txt").write_text(f"0m0s 0m0s\n{int(cpu // 60)}m{cpu % 60:.2f}s 0m0s\n")
@@ -312,6 +228,8 @@ def main() -> None:
     """Make the mixture, classify, print."""
     parser = common.parser(__doc__)
     parser.add_argument("--count", type=int, default=1200, help="images")
+    parser.add_argument("--mixture", choices=sorted(RECIPES), default="ribosome", help="what is mixed")
+    parser.add_argument("--seed", type=int, default=1, help="of the simulation")
     parser.add_argument("--align", default="global", help="what we do with poses, with commas for several")
     parser.add_argument("--relion", choices=sorted(SAMPLING), help="run RELION, or read a run of --folder")
     parser.add_argument("--folder", type=Path, help="where RELION's files are kept")
@@ -319,7 +237,12 @@ def main() -> None:
     given = parser.parse_args()
     print(f"{common.hardware()}; CPU time, user + system", flush=True)
     with tempfile.TemporaryDirectory() as temporary:
-        made = mixture(given.data / "models", Path(temporary), given.count)
+        recipe = RECIPES[given.mixture]
+        made = mixture(recipe, given.data / "models", Path(temporary), given.count, given.seed)
+        print(
+            f"with poses and maps known {100 * made.possible:.1f} % of the first two could be told",
+            flush=True,
+        )
         table = []
         poses = made.particles
         for align in given.align.split(","):
@@ -333,11 +256,18 @@ def main() -> None:
             if given.record:
                 command = (folder / "command.txt").read_text().strip()
                 record(common.RECORDED / RECORDED.format(mode=given.relion), found, table[-1], command)
-        elif given.count == 1200:
+        elif (given.mixture, given.count, given.seed) == ("ribosome", 1200, 1):
             kept = [common.RECORDED / RECORDED.format(mode=mode) for mode in SAMPLING]
             table += [row(made, read_recorded(path)) for path in kept if path.exists()]
     print()
-    heads = ["", "CPU s", "right", "ribosomes right", "stated", *(f"FSC 0.5 {name} Å" for name in NAMES)]
+    heads = [
+        "",
+        "CPU s",
+        "right",
+        "first two right",
+        "stated",
+        *(f"FSC 0.5 {name} Å" for name in recipe.names),
+    ]
     common.show_table(heads, table)
 
 
