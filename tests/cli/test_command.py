@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from parhelion import jobs
 from parhelion.cli.main import main
+from parhelion.cli.parser import parse
 from parhelion.io.mrc import write_volume
 from parhelion.model.volume import Volume
 
@@ -86,3 +88,8 @@ def test_occupied_folder_ends_with_code_1(maps, tmp_path, capsys) -> None:
     (tmp_path / "out" / "x").touch()
     assert main(["fsc", "-i", *maps, "-o", str(tmp_path / "out")]) == 1
     assert "is not empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", ["-3", "-0.5", "-.5", "-1e-3", "-2.5E+04"])
+def test_negative_numbers_are_values_in_any_notation(number) -> None:
+    assert parse(jobs.load("mask"), ["--threshold", number]) == {"threshold": number}

@@ -43,6 +43,7 @@ def test_axes_come_back(run, moved) -> None:
     result = run("align_symmetry", input=moved, symmetry="D3")
     aligned, imposed = (read_volume(result.outputs[name]) for name in ("map", "symmetrised"))
     assert result.figures["symmetry_correlation"] > 0.9
+    assert not any("does not have" in note for note in result.notices)
     # a frame is known up to the operators, and up to the turn by 180/3 degrees that swaps D3's axes
     choices = [np.eye(3), Rotation.from_euler("z", 60, degrees=True).as_matrix()]
     assert max(likeness(volume_in_frame(aligned, c, np.zeros(3)), symmetric()) for c in choices) > 0.97
@@ -82,6 +83,7 @@ def test_search_in_a_range_only(run, moved, tmp_path) -> None:
 
 def test_a_map_without_the_symmetry_is_told_by_its_correlation(run, molecule) -> None:
     result = run("align_symmetry", input=molecule, symmetry="C7", resolution=12.0)
+    assert any("it does not have this symmetry" in note for note in result.notices)
     assert result.figures["symmetry_correlation"] < 0.6
     coarse = run(
         "align_symmetry", input=molecule, symmetry="C7", resolution=60.0, output=molecule.parent / "c"
@@ -121,3 +123,15 @@ def test_frames_are_products_of_turns() -> None:
     assert frames.shape == (27, 3, 3)
     by_hand = Rotation.from_euler("z", 90, degrees=True) * Rotation.from_euler("x", -90, degrees=True)
     assert np.abs(frames - by_hand.as_matrix()).max(axis=(1, 2)).min() < 1e-12
+
+
+def test_what_cannot_follow_is_found_before_the_search(run, moved, tmp_path) -> None:
+    volume = read_volume(moved)
+    write_volume(tmp_path / "other.mrc", Volume(data=volume.data, pixel_size_angstrom=5.0))
+    write_volume(tmp_path / "small.mrc", Volume(data=volume.data[:20, :20, :20], pixel_size_angstrom=PIXEL))
+    for name, said in (("other", r"other\.mrc has 5 Å per pixel"), ("small", r"has 20 x 20 x 20 voxels")):
+        with pytest.raises(InputError, match=said):
+            run("align_symmetry", input=moved, symmetry="C2", follow=[tmp_path / f"{name}.mrc"], dry_run=True)
+    made = run("simulate_particles", model=moved, count=4, output=tmp_path / "made").outputs
+    with pytest.raises(InputError, match=r"particles\.star has no poses"):
+        run("align_symmetry", input=moved, symmetry="C2", particles=made["particles"], dry_run=True)

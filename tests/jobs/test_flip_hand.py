@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from parhelion.errors import InputError
+from parhelion.errors import InputError, MetadataError
 from parhelion.io.mrc import open_stack, read_volume, write_volume
 from parhelion.model.volume import Volume
 
@@ -53,3 +53,10 @@ def test_particles_follow(run, molecule, tmp_path) -> None:
     )
     wrong = open_stack(other.outputs["images"]).read(np.arange(10))
     assert np.abs(wrong - images[0]).max() > 0.1 * np.abs(images[0]).max()
+
+
+def test_particles_without_poses_are_named_before_a_map_is_written(run, molecule, tmp_path) -> None:
+    made = run("simulate_particles", model=molecule, count=4, output=tmp_path / "made").outputs
+    with pytest.raises(MetadataError, match=r"particles\.star has no poses"):
+        run("flip_hand", input=molecule, particles=made["particles"], output=tmp_path / "out")
+    assert not list((tmp_path / "out").glob("*.mrc"))

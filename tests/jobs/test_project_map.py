@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from parhelion.errors import InputError, ParameterError
-from parhelion.io.mrc import open_stack, read_volume
+from parhelion.io.mrc import open_stack, read_volume, write_volume
 from parhelion.io.particles import read_particles
+from parhelion.model.volume import Volume
 
 
 def test_images_are_those_of_the_simulation_without_noise(run, molecule) -> None:
@@ -171,3 +172,13 @@ def test_padding_keeps_what_the_ctf_spreads_from_wrapping(views) -> None:
     assert np.abs(usual - wide).max() < np.abs(tight - wide).max()
     with pytest.raises(ParameterError, match="--padding is for CTF and shifts"):
         views("none", padding=2, particles=None, step=30.0)
+
+
+def test_a_map_without_density_is_refused(run, molecule, tmp_path) -> None:
+    flat = Volume(data=np.zeros((32, 32, 32), np.float32), pixel_size_angstrom=4.0)
+    write_volume(tmp_path / "flat.mrc", flat)
+    with pytest.raises(InputError, match=r"flat\.mrc has the same density everywhere"):
+        run("project_map", input=tmp_path / "flat.mrc", step=60)
+    made = run("simulate_particles", model=molecule, count=4, output=tmp_path / "made").outputs
+    with pytest.raises(InputError, match=r"particles\.star has no poses"):
+        run("project_map", input=molecule, particles=made["particles"], dry_run=True)

@@ -116,6 +116,8 @@ def test_included_sections_follow_later_additions(tmp_path: Path) -> None:
         ("peak_bytes", 2.5e9, "2.50 GB"),
         ("resolution_angstrom", None, "not determined"),
         ("snr", float("nan"), "not determined"),
+        ("resolution_angstrom", float("nan"), "not determined"),
+        ("peak_bytes", float("nan"), "not determined"),
         ("method", "masked", "masked"),
         ("fraction", 0.012345, "0.0123"),
     ],

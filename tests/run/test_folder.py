@@ -35,6 +35,23 @@ def test_a_killed_run_is_called_interrupted(make_job, options, display, out) -> 
             run_job(make_job(), {}, options(), display)
 
 
+def test_a_run_that_failed_with_nothing_written_is_in_nobodys_way(make_job, options, display, out) -> None:
+    def refuses(context, params):
+        raise InputError("size 1 cannot be used")
+
+    def breaks(context, params):
+        context.path("result").write_text("half of it")
+        raise InputError("size 2 cannot be used")
+
+    with pytest.raises(InputError, match="size 1"):
+        run_job(make_job(refuses), {}, options(), display)
+    with pytest.raises(InputError, match="size 2"):
+        run_job(make_job(breaks), {"size": 2}, options(), display)
+    with pytest.raises(OutputError, match="it holds a failed thing job"):
+        run_job(make_job(), {"size": 3}, options(), display)
+    assert "size 1 cannot be used" in (out / "log.txt").read_text()
+
+
 def test_folder_with_other_files_is_refused(make_job, options, display, out) -> None:
     out.mkdir()
     (out / "thesis.tex").touch()

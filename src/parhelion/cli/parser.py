@@ -1,6 +1,7 @@
 """From the words of a command line to raw values by name; the parameter models check them."""
 
 import argparse
+import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -9,6 +10,8 @@ from parhelion.errors import ParameterError
 from parhelion.registry import Job, Option, options_of
 from parhelion.registry.validate import suggest
 from parhelion.run.options import RunOptions
+
+NEGATIVE_NUMBER = re.compile(r"^-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
 
 
 def find_job(words: Sequence[str]) -> tuple[str, list[str]]:
@@ -65,6 +68,11 @@ def parse(job: Job, words: Sequence[str]) -> dict[str, Any]:
 
 class _Parser(argparse.ArgumentParser):
     """Raises where argparse would print usage and exit."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        # argparse takes -5 for a number, but -1e-3 for an option
+        self._negative_number_matcher = NEGATIVE_NUMBER
 
     def error(self, message: str) -> NoReturn:
         raise ParameterError(message.removeprefix("argument ").replace("expected", "expects", 1))

@@ -27,6 +27,11 @@ from parhelion.io.stack import ImageStack
 from parhelion.model.particles import ParticleSet
 
 Kind = Literal["stack", "volume", "particles"]
+HELD: dict[str, str] = {
+    "stack": "a stack of images",
+    "volume": "a map",
+    "particles": "a table of particles",
+}
 CHUNK_BYTES = 64 * 2**20
 HEAD_BYTES = 16_384
 
@@ -209,6 +214,10 @@ def format_of(path: Path | str, kind: Kind | None = None) -> Format:
     suffix = path.suffix.lower()
     choice = [f for f in candidates if f.sniff(head)] or [f for f in candidates if suffix in f.extensions]
     if not choice:
+        other = [f.kind for f in FORMATS.values() if f.sniff(head)]
+        if kind is not None and other:
+            found = "images or a map" if {"stack", "volume"} <= set(other) else HELD[other[0]]
+            raise FormatError(f"{path} holds {found}, {HELD[kind]} is expected")
         known = ", ".join(sorted({e for f in candidates for e in f.extensions}))
         raise FormatError(f"{path} is of no known format; known extensions are {known}")
     if {f.kind for f in choice} == {"stack", "volume"}:

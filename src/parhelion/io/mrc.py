@@ -103,7 +103,8 @@ def _isotropic(header: MrcHeader) -> float:
         edges = " x ".join(f"{edge:.4g}" for edge in known)
         raise MetadataError(
             f"the voxels of {header.path} measure {edges} Å (x, y, z), cubic voxels are needed; "
-            "resample the map, or give --pixel-size where the header is wrong"
+            "resample the map in a program that takes such voxels, or give the pixel size where the header "
+            "is wrong"
         )
     return known[0]
 

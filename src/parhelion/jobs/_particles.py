@@ -83,11 +83,15 @@ def contrast_of(
     views = particles.views
     rows = np.unique(np.linspace(0, len(views) - 1, min(SAMPLE, len(views))).astype(np.int64))
     images = StackSource(particles).images(rows)
-    good = np.isfinite(images).all(axis=(1, 2))
+    good = np.isfinite(images).all(axis=(1, 2)) & (np.ptp(images, axis=(1, 2)) > 0)
+    if not good.any():
+        raise InputError(
+            f"none of the {len(rows)} images looked at can be used: they are constant, or hold values that "
+            "are not finite; check the step that wrote them"
+        )
     if good.sum() < 2:
         raise InputError(
-            f"{int((~good).sum())} of {len(rows)} images looked at hold values that are not finite; "
-            "the particles cannot be used"
+            "a single usable image does not show whether protein is white or black; say so with --contrast"
         )
     guess = contrast_sign(images[good])
     colour: Literal["white", "black"] = "white" if guess.white else "black"
@@ -139,6 +143,14 @@ def first_images(source: "StackSource") -> "np.ndarray":
 
     images = source.images(np.arange(min(SHOWN, len(source))))
     return np.nan_to_num(images, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def check_poses(path: Path) -> None:
+    """InputError where ``path`` is no table of particles with poses."""
+    from parhelion.io.particles import read_particles
+
+    # the pixel size is another question
+    require_poses(path, read_particles(path, pixel_size_angstrom=1.0))
 
 
 def require_poses(path: Path, particles: "ParticleSet") -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from parhelion.errors import InputError
 from parhelion.jobs._inputs import Maps, ParticlesFile
 from parhelion.jobs._maps import voxels
+from parhelion.jobs._particles import check_poses
 from parhelion.registry import Estimate, JobParams, Output, Result, declare, option
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ OUTPUTS = (
 def estimate(params: Params) -> Estimate:
     """One map at a time, and its mirror image."""
     counts = [voxels(path) for path in params.input]
+    if params.particles is not None:
+        check_poses(params.particles)
     return Estimate(memory_bytes=10 * max(counts), disk_bytes=4 * sum(counts))
 
 

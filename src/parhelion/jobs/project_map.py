@@ -13,6 +13,7 @@ from pydantic import model_validator
 from parhelion.errors import InputError
 from parhelion.jobs._inputs import MapFile, ParticlesFile, Symmetry
 from parhelion.jobs._maps import images_at_once, pixel_size_option, projecting, voxels
+from parhelion.jobs._particles import require_poses
 from parhelion.registry import Estimate, JobParams, Output, Result, declare, option
 
 if TYPE_CHECKING:
@@ -115,6 +116,8 @@ def run(context: "Context", params: Params) -> Result:
     from parhelion.io import mrc
 
     volume = mrc.read_volume(params.input, params.pixel_size)
+    if not np.ptp(volume.data):
+        raise InputError(f"{params.input} has the same density everywhere; there is nothing to project")
     group = symmetry_group(params.symmetry)
     if len(group) > 1:
         volume = impose_symmetry(volume, group)
@@ -156,7 +159,9 @@ def _how_many(params: Params) -> int:
 
     whole = len(_grid(params.step or 60.0, params.symmetry))
     if params.particles is not None:
-        whole = len(read_particles(params.particles))
+        particles = read_particles(params.particles)
+        require_poses(params.particles, particles)
+        whole = len(particles)
     return max(0, min(whole, params.last or whole) - params.first + 1)
 
 

@@ -16,6 +16,7 @@ UNITS = {
     "_percent": "%",
     "_bytes": "bytes",
 }
+NOT_DETERMINED = "not determined"
 KNOWN_SHORT = {"fsc": "FSC", "ctf": "CTF", "snr": "SNR", "cpu": "CPU", "bfactor": "B-factor"}
 
 
@@ -36,13 +37,13 @@ def split_unit(name: str) -> tuple[str, str]:
 def show_number(value: object) -> str:
     """A value with the digits a person needs."""
     if value is None:
-        return "not determined"
+        return NOT_DETERMINED
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     if isinstance(value, int):
         return f"{value:,}" if abs(value) >= 10_000 else str(value)
     if value != value:
-        return "not determined"
+        return NOT_DETERMINED
     return (
         f"{value:,.0f}"
         if 10_000 <= abs(value) < 1e9
@@ -55,8 +56,9 @@ def show_number(value: object) -> str:
 def show_quantity(name: str, value: object) -> str:
     """The value of ``name`` with its unit."""
     unit = split_unit(name)[1]
-    if value is None or not unit:
-        return show_number(value)
+    shown = show_number(value)
+    if not unit or shown == NOT_DETERMINED:
+        return shown
     if unit == "bytes" and isinstance(value, int | float):
         return f"{value / 1e9:.2f} GB" if value >= 1e9 else f"{value / 1e6:.1f} MB"
-    return f"{show_number(value)}{'' if unit == '°' else ' '}{unit}"
+    return f"{shown}{'' if unit == '°' else ' '}{unit}"

@@ -39,6 +39,8 @@ def check_folder(
 ) -> dict[str, Any] | None:
     """Whether the job may write here; changes nothing. Returns the earlier record when resuming.
 
+    A run that failed before it wrote anything, such as one whose input could not be used, is in nobody's way.
+
     Raises OutputError for a folder that holds something (without --resume or --overwrite), and
     ParameterError where the earlier run is of another job or has other parameters.
     """
@@ -53,6 +55,8 @@ def check_folder(
     if options.resume and record is not None:
         check_same(folder, job, params, options.seed, record)
         return record
+    if record is not None and _left_nothing(folder, record):
+        return None
     held = f"{_state(record)} {record['job']} job" if record else "files that parhelion did not make"
     again = "--resume goes on with it, " if job.resumable else "--resume starts it again, "
     if record is not None and record["status"] == "finished":
@@ -62,6 +66,12 @@ def check_folder(
         + (again if record else "")
         + "--overwrite replaces the results, or choose another folder"
     )
+
+
+def _left_nothing(folder: Path, record: dict[str, Any]) -> bool:
+    """Whether a failed run left its record only."""
+    files = {path.name for path in folder.rglob("*") if not path.is_dir()}
+    return record["status"] == "failed" and files <= {FILE, LOG, REPORT}
 
 
 def _state(record: dict[str, Any]) -> str:

@@ -1,0 +1,55 @@
+"""What every job on particles says about tables and images that it cannot use."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from parhelion.errors import FormatError, InputError
+from parhelion.io.mrc import StackWriter, open_stack
+from parhelion.io.particles import read_particles
+from parhelion.jobs._particles import read_with_images
+
+
+class Notices:
+    """Observer that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def notice(self, text: str) -> None:
+        self.said.append(text)
+
+
+def write_stack(path: Path, images: np.ndarray) -> None:
+    with StackWriter(path, len(images), images.shape[1:], 4.0) as writer:
+        writer.write(0, images)
+
+
+@pytest.fixture
+def simulated(run, molecule, tmp_path):
+    """``particles.star`` of 12 particles, beside their images."""
+    return run("simulate_particles", model=molecule, count=12, output=tmp_path / "made").outputs
+
+
+def test_a_map_or_images_for_a_table(simulated, molecule) -> None:
+    with pytest.raises(FormatError, match=r"molecule\.mrc holds images or a map, a table of particles is"):
+        read_particles(molecule)
+    with pytest.raises(FormatError, match=r"particles\.mrcs holds images or a map, a table of particles is"):
+        read_particles(simulated["images"])
+
+
+def test_images_that_are_all_constant_are_refused_at_once(simulated) -> None:
+    write_stack(simulated["images"], np.zeros((12, 32, 32), np.float32))
+    with pytest.raises(InputError, match="none of the 12 images looked at can be used: they are constant"):
+        read_with_images(simulated["particles"], Notices())
+
+
+def test_one_image_does_not_show_its_contrast(simulated) -> None:
+    images = open_stack(simulated["images"]).read(np.arange(12)).copy()
+    images[1:] = 0
+    write_stack(simulated["images"], images)
+    with pytest.raises(InputError, match=r"a single usable image .* --contrast"):
+        read_with_images(simulated["particles"], Notices())
+    particles, _ = read_with_images(simulated["particles"], Notices(), contrast="black")
+    assert len(particles) == 12
