@@ -2,10 +2,10 @@
 
     python benchmarks/quality/abinitio_seeds.py --particles DIR --truth MAP --symmetry D2 --diameter 180
 
-DIR holds ``particles.star``. Each seed is one start, without the choice among starts that ``parhelion
-abinitio`` makes, so the count is the worst case; ``--starts 3`` counts what the command does. A start is
-counted as found when its FSC = 0.5 against the truth (aligned, either hand) lies within 1.6 times the
-resolution limit of the search.
+DIR holds ``particles.star`` (or ``--table``), protein white. Each seed is one start, without the choice among
+starts that ``parhelion abinitio`` makes, so the count is the worst case; ``--starts 3`` counts what the
+command does. A start is counted as found when its FSC = 0.5 against the truth (aligned, either hand) lies
+within 1.6 times the resolution limit of the search.
 """
 
 import argparse
@@ -48,17 +48,29 @@ def main() -> None:
     parser.add_argument("--diameter", type=float, required=True)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--table", default="particles.star", help="its name in the folder")
+    parser.add_argument(
+        "--images-per-class", type=int, help="class averages of so many in place of particles"
+    )
+    parser.add_argument("--initial-resolution", type=float)
+    parser.add_argument("--final-resolution", type=float)
     parser.add_argument("--starts", type=int, default=1, help="starts per seed, of which the best is taken")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    particles, _ = check_images(read_particles(args.particles / "particles.star"))
+    particles, _ = check_images(read_particles(args.particles / args.table))
     source = StackSource(particles, "white")
     truth = read_volume(args.truth)
     found = 0
     for seed in range(args.first_seed, args.first_seed + args.seeds):
         start = cpu_seconds()
         settings = AbInitioSettings(
-            diameter_angstrom=args.diameter, symmetry=args.symmetry, starts=args.starts, seed=seed
+            diameter_angstrom=args.diameter,
+            symmetry=args.symmetry,
+            starts=args.starts,
+            seed=seed,
+            images_per_class=args.images_per_class,
+            initial_resolution_angstrom=args.initial_resolution,
+            final_resolution_angstrom=args.final_resolution,
         )
         result = ab_initio(
             particles, source, settings, executor=SerialExecutor(), observer=SilentObserver(), cancel=Never()

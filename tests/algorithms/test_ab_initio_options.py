@@ -4,12 +4,16 @@ import numpy as np
 import pytest
 
 from parhelion.algorithms.ab_initio import AbInitioSettings, ab_initio
+from parhelion.algorithms.ab_initio_start import on_axes
+from parhelion.algorithms.map_alignment import align_maps
+from parhelion.algorithms.map_comparison import Pose, moved_volume
 from parhelion.algorithms.simulate.demo_molecule import demo_molecule
 from parhelion.algorithms.simulate.particles import simulate_particles
+from parhelion.algorithms.symmetry_search import symmetry_as_it_lies
 from parhelion.contracts import SerialExecutor, SilentObserver
 from parhelion.errors import InputError
 from parhelion.fourier.shells import fsc
-from parhelion.geometry.rotations import angle_between
+from parhelion.geometry.rotations import angle_between, from_relion, random_rotations
 from parhelion.geometry.symmetry import symmetry_group
 from parhelion.images.masks import radius_grid
 from parhelion.model.volume import Volume
@@ -25,6 +29,10 @@ class Never:
 class Rounds(SilentObserver):
     def __init__(self) -> None:
         self.rows: list[dict] = []
+        self.notes: list[str] = []
+
+    def notice(self, message: str) -> None:
+        self.notes.append(message)
 
     def record(self, table: str, **values) -> None:
         self.rows.append(values)
@@ -72,6 +80,12 @@ def search(case, references=(), **options):
         round_done=lambda start, number, volumes: kept.append((start, number, volumes)),
     )
     return found, observer.rows, kept
+
+
+def nothing_but_noise() -> Volume:
+    """A map that no symmetry explains."""
+    data = np.random.default_rng(3).normal(size=(BOX,) * 3).astype(np.float32)
+    return Volume(data=data, pixel_size_angstrom=PIXEL)
 
 
 def shell_share(volume: Volume, low: float, high: float) -> float:
@@ -128,6 +142,34 @@ def test_symmetry_from_the_first_round_or_found_later(case):
     assert always.symmetry_correlation is None
     assert later.symmetry_correlation is not None
     assert twofold(first) > max(0.8, twofold(last) + 0.2)
+
+
+def test_references_are_brought_to_the_axes_before_symmetry_is_imposed(case):
+    truth, _, _ = case
+    group, said = symmetry_group("C2"), Rounds()
+    assert on_axes([truth], group, said)[0] is truth
+    assert said.notes == []
+    turn = from_relion(np.array([30.0]), np.array([50.0]), np.array([20.0]))[0]
+    pose = Pose(rotation=turn, flipped=False, shift=np.array([0.05, -0.04, 0.03]), score=0.0)
+    lying = Volume(data=moved_volume(truth.data, pose), pixel_size_angstrom=PIXEL)
+    assert symmetry_as_it_lies(lying, group) < 0.6
+    (laid,) = on_axes([lying], group, said)
+    assert symmetry_as_it_lies(laid, group) > 0.9
+    assert "reference 1 does not lie on the axes of C2" in said.notes[0]
+    on_axes([nothing_but_noise()], symmetry_group("D3"), said)
+    assert "the symmetry or the map may be wrong" in said.notes[-1]
+
+
+def test_a_reference_that_lies_anyhow_is_no_worse_where_symmetry_is_imposed(case):
+    truth, _, _ = case
+    pose = Pose(
+        rotation=random_rotations(1, np.random.default_rng(1))[0], flipped=False, shift=np.zeros(3), score=0.0
+    )
+    lying = Volume(data=moved_volume(truth.data, pose), pixel_size_angstrom=PIXEL)
+    for reference in (truth, lying):
+        found, _, _ = search(case, references=[reference], symmetry="C2", impose="always")
+        laid = align_maps(found.volume, truth, symmetry=symmetry_group("C2")).aligned
+        assert np.mean(fsc(laid.data, truth.data)[1:9]) > 0.8
 
 
 def test_masks_say_where_density_may_be(case):

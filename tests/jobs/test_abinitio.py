@@ -1,6 +1,7 @@
 """abinitio: a map from particles alone, its starts, and what is said where it is doubtful."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,9 +12,9 @@ from parhelion.algorithms import ab_initio
 from parhelion.algorithms import ab_initio_checkpoint as checkpoint
 from parhelion.algorithms.ab_initio import AbInitioResult, Start
 from parhelion.algorithms.map_alignment import align_maps
-from parhelion.errors import Cancelled, InputError, ParameterError
+from parhelion.errors import Cancelled, InputError, MetadataError, ParameterError
 from parhelion.io.mrc import read_volume, write_volume
-from parhelion.io.particles import read_particles
+from parhelion.io.particles import read_particles, write_particles
 from parhelion.jobs._abinitio import best_agreement, best_rival, doubts
 from parhelion.jobs.abinitio import Params, kept_rounds
 from parhelion.model.occupancy import occupancies
@@ -213,3 +214,23 @@ def test_a_dry_run_estimates_and_writes_nothing(run, simulated, tmp_path) -> Non
     assert found.estimate.memory_bytes > 3e8
     assert found.estimate.seconds > 0
     assert not (tmp_path / "dry").exists()
+
+
+def test_class_averages_take_the_place_of_particles(run, simulated, tmp_path) -> None:
+    """The in-plane poses and classes of the table say what is averaged; all particles get their poses."""
+    particles = read_particles(simulated["particles"])
+    numbers = np.arange(len(particles)) // 2 + 1
+    flat = np.broadcast_to(np.eye(3), (len(particles), 3, 3))
+    classified = tmp_path / "classified.star"
+    in_plane = particles.with_poses(flat, np.zeros((len(particles), 3)))
+    write_particles(classified, replace(in_plane, class_number=numbers))
+    options = {**QUICK, "starts": 1, "keep_every": 0, "class_averages": True}
+    found = run("abinitio", input=classified, **options, images_per_class=2)
+    assert any("60 of 60 particles make 30 averages of about 2" in note for note in found.notices)
+    assert len(read_particles(found.outputs["particles"])) == 60
+    rows = json.loads((found.folder / "history.json").read_text(encoding="utf-8"))["rounds"]
+    assert {row["particles"] for row in rows} == {24}
+    with pytest.raises(MetadataError, match=r"no 2D classes \(rlnClassNumber\); take the particles.star"):
+        run("abinitio", input=simulated["particles"], **options, output=tmp_path / "none")
+    with pytest.raises(ParameterError, match="--images-per-class"):
+        run("abinitio", input=classified, **QUICK, images_per_class=2, output=tmp_path / "alone")

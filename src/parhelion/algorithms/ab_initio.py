@@ -17,31 +17,21 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from parhelion.algorithms import ab_initio_checkpoint as kept
-from parhelion.algorithms import preparation as prepare
+from parhelion.algorithms.ab_initio_averages import of_averages
 from parhelion.algorithms.ab_initio_courses import AT_THE_END, RoundDone, one_start, plan_of, volumes_of
-from parhelion.algorithms.ab_initio_plan import (
-    cache_bytes,
-    kept_shell,
-    map_box,
-    planned_bytes,
-    shift_range,
-)
+from parhelion.algorithms.ab_initio_plan import map_box, planned_bytes
 from parhelion.algorithms.ab_initio_poses import assigned
+from parhelion.algorithms.ab_initio_problem import make_problem
 from parhelion.algorithms.ab_initio_rounds import AbInitioProblem, evidence_of, soft_round
 from parhelion.algorithms.ab_initio_schedule import shell_limits, step_for
 from parhelion.algorithms.ab_initio_settings import AbInitioResult, AbInitioSettings, Start
-from parhelion.algorithms.ab_initio_start import check_references, given_maps
+from parhelion.algorithms.ab_initio_start import DOUBTFUL_SYMMETRY, check_references, given_maps, on_axes
 from parhelion.algorithms.map_alignment import Alignment, align_maps
 from parhelion.algorithms.symmetry_search import find_symmetry
 from parhelion.contracts import Cancel, Executor, Observer, ParticleSource
-from parhelion.engine.loader import EDGE_PIXELS, ParticleLoader
-from parhelion.engine.noise import background_noise, on_points
-from parhelion.engine.points import FourierPoints
-from parhelion.engine.solvent import Solvent
 from parhelion.errors import InputError
 from parhelion.fourier.resample import resample_volume
 from parhelion.geometry.symmetry import SymmetryGroup, symmetry_group
-from parhelion.images.masks import spherical_mask
 from parhelion.model.occupancy import occupancies, with_occupancies
 from parhelion.model.particles import ParticleSet
 from parhelion.model.volume import Volume
@@ -56,17 +46,11 @@ __all__ = [
     "shell_limits",
 ]
 
-# Particles set aside to judge the starts: a share of all, at most so many.
-JUDGE_SHARE, MOST_JUDGES = 0.2, 400
-NOISE_SAMPLE = 1000
 SYMMETRY_ROUNDS = 8
-INNER_EDGE_PIXELS = 5
 # From so many operators on, every second start imposes the symmetry from its first round: particles of
 # such groups are so nearly spherical that C1 may not find them. Smaller groups imposed early end in compact
 # wrong maps, so there they are found later.
 LARGE_GROUP = 12
-# Below this correlation between the map and its turned copies the symmetry is in doubt.
-DOUBTFUL_SYMMETRY = 0.5
 
 
 def ab_initio(
@@ -94,99 +78,61 @@ def ab_initio(
     """
     check_references(references, settings.classes)
     group = symmetry_group(settings.symmetry)
-    problem = _problem(particles, source, settings, executor, observer, cancel, device, available_bytes)
+    problem = make_problem(particles, source, settings, executor, observer, cancel, device, available_bytes)
     imposed = [_imposes(settings, group, number, bool(references)) for number in range(settings.starts)]
     mark = "" if checkpoints is None else kept.mark_of(particles, settings, references)
-    maps: list[Tensor] = []
+    posed, maps = problem, list[Tensor]()
+    if settings.images_per_class is not None:
+        rng = np.random.default_rng((settings.seed, 5))
+        problem = of_averages(posed, settings.images_per_class, rng)
+    if references and any(imposed):
+        references = on_axes(references, group, observer)
     for number in range(settings.starts):
-        if resume and checkpoints is not None:
-            found = kept.load(checkpoints, number + 1, mark, observer)
-            if found is not None:
-                maps.append(found)
-                observer.notice(f"start {number + 1} was finished before")
-                if start_kept is not None:
-                    start_kept(number + 1)
-                continue
+        before = kept.load(checkpoints, number + 1, mark, observer) if resume and checkpoints else None
+        if before is not None:
+            maps.append(before)
+            observer.notice(f"start {number + 1} was finished before")
+            if start_kept is not None:
+                start_kept(number + 1)
+            continue
         rng = np.random.default_rng((settings.seed + number, 2))
-        begin = maps[-1] if maps and settings.start_from == "previous" else None
-        if begin is None and references:
-            begin = given_maps(problem, references, rng)
+        begin = _beginning(problem, settings, references, maps, rng)
         symmetry = group if imposed[number] else None
         maps.append(one_start(problem, settings, number + 1, begin, rng, symmetry, round_done))
         if checkpoints is not None:
             kept.save(checkpoints, number + 1, maps[-1], mark)
     step = _last_step(settings, problem)
-    evidence = [evidence_of(problem, volumes, step) for volumes in maps]
+    evidence = [evidence_of(problem, one, problem.judges, step, problem.last_shell) for one in maps]
     chosen = int(np.argmax(evidence))
     if not np.isfinite(evidence[chosen]):
         raise InputError("no start led to a map; check the particles' contrast, pixel size and CTF values")
-    return _result(problem, source.box, settings, maps, evidence, chosen, imposed[chosen], group)
+    return _result(problem, posed, settings, maps, evidence, chosen, imposed[chosen], group)
+
+
+def _beginning(
+    problem: AbInitioProblem,
+    settings: AbInitioSettings,
+    references: Sequence[Volume],
+    maps: list[Tensor],
+    rng: np.random.Generator,
+) -> Tensor | None:
+    """What the start after ``maps`` goes on from; None for random maps."""
+    if maps and settings.start_from == "previous":
+        return maps[-1]
+    return given_maps(problem, references, rng) if references else None
 
 
 def _imposes(settings: AbInitioSettings, group: SymmetryGroup, number: int, given: bool) -> bool:
-    """Whether start ``number`` (from 0) has the symmetry from its first round; given maps lie anyhow."""
+    """Whether start ``number`` (from 0) has the symmetry from its first round.
+
+    Left to itself not where maps are given, which may lack it, nor in some starts of a row: what a start
+    without symmetry ends with lies anyhow.
+    """
     if settings.impose == "auto":
-        return len(group) >= LARGE_GROUP and number % 2 == 0 and not given
+        return (
+            len(group) >= LARGE_GROUP and not given and (number % 2 == 0 or settings.start_from == "previous")
+        )
     return settings.impose == "always" and len(group) > 1
-
-
-def _problem(
-    particles: ParticleSet,
-    source: ParticleSource,
-    settings: AbInitioSettings,
-    executor: Executor,
-    observer: Observer,
-    cancel: Cancel,
-    device: str,
-    available_bytes: int | None,
-) -> AbInitioProblem:
-    """Everything that all starts share; maps live on a grid just fine enough for the last round."""
-    prepare.check_count(particles)
-    pixel, diameter = particles.optics[0].pixel_size_angstrom, settings.diameter_angstrom
-    prepare.check_diameter(diameter, source.box, pixel)
-    extent = source.box * pixel
-    first, last = shell_limits(settings, extent, prepare.highest_shell(source.box, pixel, None))
-    points = FourierPoints(source.box, kept_shell(source.box, pixel, last))
-    particles = prepare.with_noise_groups(particles)
-    loader = ParticleLoader(
-        particles=particles,
-        source=source,
-        points=points,
-        diameter_angstrom=prepare.mask_diameter(diameter, source.box, pixel, EDGE_PIXELS),
-        cache_bytes=cache_bytes(available_bytes),
-        device=torch.device(device),
-    )
-    rng = np.random.default_rng((settings.seed, 1))
-    order = rng.permutation(len(particles))
-    judges = min(int(JUDGE_SHARE * len(particles)), MOST_JUDGES)
-    box = map_box(points.max_shell, source.box)
-    return AbInitioProblem(
-        loader=loader,
-        noise=on_points(background_noise(loader, NOISE_SAMPLE, rng), points),
-        judges=np.sort(order[:judges]),
-        rows=np.sort(order[judges:]),
-        box=box,
-        extent_angstrom=extent,
-        first_shell=first,
-        last_shell=last,
-        shift_angstrom=shift_range(settings),
-        solvent=_solvent(settings, box, extent / box),
-        executor=executor,
-        observer=observer,
-        cancel=cancel,
-    )
-
-
-def _solvent(settings: AbInitioSettings, box: int, pixel_size_angstrom: float) -> Solvent:
-    """Sphere, hollow or not, and whether a mask follows the map inside it."""
-    diameter = settings.outer_radius_angstrom / 0.55
-    solvent = Solvent.within(box, pixel_size_angstrom, diameter, automatic=settings.automatic_mask)
-    if not settings.inner_radius_angstrom:
-        return solvent
-    edge = INNER_EDGE_PIXELS * pixel_size_angstrom
-    start = max(settings.inner_radius_angstrom - edge, 0.5 * pixel_size_angstrom)
-    hollow = 1 - spherical_mask(box, pixel_size_angstrom, start, settings.inner_radius_angstrom - start)
-    return replace(solvent, sphere=solvent.sphere * hollow)
 
 
 def _last_step(settings: AbInitioSettings, problem: AbInitioProblem) -> float:
@@ -196,7 +142,7 @@ def _last_step(settings: AbInitioSettings, problem: AbInitioProblem) -> float:
 
 def _result(
     problem: AbInitioProblem,
-    box: int,
+    posed: AbInitioProblem,
     settings: AbInitioSettings,
     maps: list[Tensor],
     evidence: list[float],
@@ -204,7 +150,10 @@ def _result(
     imposed: bool,
     group: SymmetryGroup,
 ) -> AbInitioResult:
-    """Symmetry found in the chosen maps, all particles assigned to them, classes by size, starts compared."""
+    """Symmetry found in the chosen maps, all particles assigned to them, classes by size, starts compared.
+
+    ``posed`` is the problem of the particles themselves.
+    """
     volumes, correlation = maps[chosen], None
     notes: list[str] = []
     if len(group) > 1 and not imposed:
@@ -217,10 +166,12 @@ def _result(
     for note in notes:
         problem.observer.notice(note)
     rng = np.random.default_rng((settings.seed, 4))
-    particles, shares = assigned(problem, volumes, _last_step(settings, problem), rng, group)
+    particles, shares = assigned(posed, volumes, _last_step(settings, problem), rng, group)
     order = np.argsort(-shares, kind="stable")
     maps[chosen] = maps[chosen][order]
-    full = tuple(_on_images_grid(problem, one, box) for one in volumes_of(problem, volumes[order]))
+    full = tuple(
+        _on_images_grid(problem, one, posed.loader.box) for one in volumes_of(problem, volumes[order])
+    )
     return AbInitioResult(
         volume=full[0],
         chosen=chosen,

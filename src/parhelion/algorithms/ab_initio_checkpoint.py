@@ -29,6 +29,12 @@ def mark_of(particles: ParticleSet, settings: AbInitioSettings, references: Sequ
         "image_index": views.image_index,
         "pixel_size": particles.optics[0].pixel_size_angstrom,
     }
+    if settings.images_per_class is not None:
+        values |= {
+            "classes_2d": particles.class_number,
+            "rotation": particles.rotation,
+            "shift": particles.shift_xyz_angstrom,
+        }
     values |= {f"reference_{k}": one.data for k, one in enumerate(references, 1)}
     return fingerprint(values)
 

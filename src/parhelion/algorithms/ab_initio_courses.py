@@ -122,7 +122,9 @@ def _best_courses(
 ) -> list[_Course]:
     """The ``courses``, best first, by the held-out particles at the limit they have reached."""
     plan = plan_of(problem, settings, courses[0].annealing, symmetry)
-    told = [evidence_of(problem, c.volumes, plan.step_deg, plan.limit, symmetry) for c in courses]
+    told = [
+        evidence_of(problem, c.volumes, problem.pickers, plan.step_deg, plan.limit, symmetry) for c in courses
+    ]
     return [courses[i] for i in np.argsort(-np.array(told), kind="stable")]
 
 

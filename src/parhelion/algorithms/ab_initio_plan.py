@@ -23,6 +23,17 @@ COMPARISON_BYTES = 300_000_000
 # random one and its mate, and of four with symmetry imposed (``ab_initio_courses``).
 PASSED = (0.6, 2.6)
 
+# Images held out: a share of all, at most so many. Half of them choose among the beginnings of each start,
+# the others among the starts, so that no start is judged by what chose it.
+HELD_OUT_SHARE, MOST_HELD_OUT = 0.2, 400
+
+
+def held_out(count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows of ``count`` images to learn from, and held out ones that choose beginnings and judge starts."""
+    order = rng.permutation(count)
+    out = min(int(HELD_OUT_SHARE * count), MOST_HELD_OUT)
+    return np.sort(order[out:]), np.sort(order[: out // 2]), np.sort(order[out // 2 : out])
+
 
 def planned_bytes(
     count: int, box: int, pixel_size_angstrom: float, settings: AbInitioSettings, available_bytes: int | None
@@ -38,7 +49,10 @@ def planned_bytes(
     points = FourierPoints(box, kept_shell(box, pixel_size_angstrom, last))
     step = settings.angular_step_deg or step_for(settings.diameter_angstrom, extent / last)
     sums = 12 * settings.classes * orientations(step) * points.count(last)
-    cache = min(cache_bytes(available_bytes), 8 * len(points) * count)
+    limit = cache_bytes(available_bytes, settings)
+    cache = min(limit, 8 * len(points) * count)
+    if settings.images_per_class is not None:
+        cache += min(limit, 12 * len(points) * math.ceil(count / settings.images_per_class))
     maps = (8 + settings.starts) * settings.classes * 4 * (2 * map_box(points.max_shell, box)) ** 3
     maps += (
         math.ceil(PASSED[settings.symmetry.upper() != "C1"] * settings.rounds)
@@ -68,9 +82,10 @@ def orientations(step_deg: float) -> int:
     return 12 * nside**2 * math.ceil(360 / step_deg - 1e-9)
 
 
-def cache_bytes(available_bytes: int | None) -> int:
-    """How much memory may keep transforms between rounds."""
-    return 2**31 if available_bytes is None else available_bytes // 3
+def cache_bytes(available_bytes: int | None, settings: AbInitioSettings) -> int:
+    """How much memory may keep transforms between rounds; averages share it with their particles."""
+    whole = 2**31 if available_bytes is None else available_bytes // 3
+    return whole if settings.images_per_class is None else whole // 2
 
 
 def kept_shell(box: int, pixel_size_angstrom: float, last_shell: float) -> int:

@@ -4,6 +4,7 @@ Maps of ``c`` classes are one tensor ``(c, box, box, box)`` throughout.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from parhelion.algorithms.ab_initio_plan import CHUNK, SHIFT_STEP
 from parhelion.algorithms.ab_initio_schedule import RoundPlan
 from parhelion.contracts import Cancel, Executor, Observer
 from parhelion.engine.loader import ParticleLoader
+from parhelion.engine.noise import on_points
 from parhelion.engine.predict import fourier_volume
 from parhelion.engine.score import chunks
 from parhelion.engine.search import SliceBank, search_precision, shift_grid, slice_bank
@@ -37,13 +39,15 @@ RECENTRED, MASKED = 0.7, 0.3
 class AbInitioProblem:
     """What all rounds share. Maps are ``box`` pixels wide, the images' Fourier points the loader's.
 
-    ``noise`` ``(groups, k)``; ``rows`` are particles to learn from, ``judges`` are held out; limits in
-    shells.
+    ``spectrum`` ``(groups, shells)`` is the power of the noise, ``noise`` ``(groups, k)`` the same on the
+    points. ``rows`` are images to learn from; ``pickers``, which choose among the beginnings of a start, and
+    ``judges``, which choose among the starts, are held out. Limits are in shells.
     """
 
     loader: ParticleLoader
-    noise: Tensor
+    spectrum: Tensor
     rows: np.ndarray
+    pickers: np.ndarray
     judges: np.ndarray
     box: int
     extent_angstrom: float
@@ -54,6 +58,11 @@ class AbInitioProblem:
     executor: Executor
     observer: Observer
     cancel: Cancel
+
+    @cached_property
+    def noise(self) -> Tensor:
+        """See the class."""
+        return on_points(self.spectrum, self.loader.points)
 
     @property
     def pixel_size_angstrom(self) -> float:
@@ -133,20 +142,19 @@ def _outcome(problem: AbInitioProblem, total: SoftSums, limit: float) -> RoundOu
 def evidence_of(
     problem: AbInitioProblem,
     volumes: Tensor,
+    rows: np.ndarray,
     step_deg: float,
-    limit: float | None = None,
+    limit: float,
     symmetry: SymmetryGroup | None = None,
 ) -> float:
-    """Mean log-likelihood ratio (nats) of the held-out particles, all poses summed.
+    """Mean log-likelihood ratio (nats) of the held-out particles ``rows``, all poses summed.
 
-    At the last limit unless ``limit`` (shells) is given. With ``symmetry``, which the maps obey, fewer poses
-    say the same.
+    Where none are held out, those that are learnt from tell it. ``limit`` in shells. With ``symmetry``, which
+    the maps obey, fewer poses say the same.
     """
     rng = np.random.default_rng(0)
-    judges = problem.judges if len(problem.judges) else problem.rows
-    limit = limit or problem.last_shell
     banks = _banks(problem, volumes, limit, step_deg, rng, symmetry)
-    total = _posterior(problem, banks, judges, limit, 1.0, maximise=False)
+    total = _posterior(problem, banks, rows if len(rows) else problem.rows, limit, 1.0, maximise=False)
     return total.log_evidence / total.count
 
 

@@ -20,7 +20,8 @@ class AbInitioSettings:
     ``percent`` of all (first and last round), or as many as have ``asymmetric_units`` per class; of those it
     looks at the best ``best_percent`` make the map. ``schedule`` "resets" goes back to the first resolution
     limit time and again. ``impose`` says from when on symmetry counts. Posteriors are flattened by
-    ``smoothing`` below 1; without ``blurring`` only the best pose of each particle counts.
+    ``smoothing`` below 1; without ``blurring`` only the best pose of each particle counts. With
+    ``images_per_class`` averages of so many particles of one 2D class take the place of particles.
     """
 
     diameter_angstrom: float
@@ -44,6 +45,7 @@ class AbInitioSettings:
     automatic_mask: bool = True
     mask_radius_angstrom: float | None = None
     inner_radius_angstrom: float = 0.0
+    images_per_class: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -9,7 +9,8 @@ from torch import Tensor
 from parhelion.algorithms.ab_initio_plan import CHUNK
 from parhelion.algorithms.ab_initio_rounds import AbInitioProblem, shifts_of
 from parhelion.algorithms.ab_initio_schedule import FIRST_BATCH
-from parhelion.engine.noise import background_noise
+from parhelion.algorithms.symmetry_search import find_symmetry, symmetry_as_it_lies
+from parhelion.contracts import Observer
 from parhelion.engine.scale import reference_scale
 from parhelion.engine.score import chunks
 from parhelion.engine.update import MapSums, complete_mates, solve
@@ -17,11 +18,15 @@ from parhelion.errors import InputError, ParameterError
 from parhelion.fourier.filters import lowpass
 from parhelion.fourier.resample import resample_volume
 from parhelion.geometry.rotations import random_rotations
-from parhelion.geometry.symmetry import symmetry_group
+from parhelion.geometry.symmetry import SymmetryGroup, symmetry_group
 from parhelion.model.volume import Volume
 
 FIRST_PRIOR = 0.3
 SCALE_SAMPLE = 200
+# A map lies on its axes from this correlation with its copies on, or where turning it gains less than that.
+LIES, GAINED = 0.95, 0.05
+# Below this correlation between the map and its turned copies the symmetry is in doubt.
+DOUBTFUL_SYMMETRY = 0.5
 
 
 def random_maps(problem: AbInitioProblem, classes: int, rng: np.random.Generator) -> Tensor:
@@ -63,7 +68,6 @@ def given_maps(problem: AbInitioProblem, references: Sequence[Volume], rng: np.r
     Raises InputError where a map and the particles have nothing in common.
     """
     limit = problem.extent_angstrom / problem.first_shell
-    noise = background_noise(problem.loader, SCALE_SAMPLE, rng)
     radius = float(shifts_of(problem, problem.first_shell).norm(dim=1).max())
     maps = []
     for number, reference in enumerate(references, 1):
@@ -75,7 +79,7 @@ def given_maps(problem: AbInitioProblem, references: Sequence[Volume], rng: np.r
         scale = reference_scale(
             problem.loader,
             volume,
-            noise,
+            problem.spectrum,
             symmetry_group("C1"),
             problem.first_shell,
             radius,
@@ -89,6 +93,29 @@ def given_maps(problem: AbInitioProblem, references: Sequence[Volume], rng: np.r
             )
         maps.append(volume * scale)
     return torch.stack(maps)
+
+
+def on_axes(volumes: Sequence[Volume], group: SymmetryGroup, observer: Observer) -> tuple[Volume, ...]:
+    """Maps that ``group`` can be imposed on: those that do not lie on its axes are turned and moved there."""
+    lying = []
+    for number, volume in enumerate(volumes, 1):
+        here = symmetry_as_it_lies(volume, group)
+        fit = None if here > LIES else find_symmetry(volume, group)
+        if fit is None or fit.correlation < here + GAINED:
+            lying.append(volume)
+        else:
+            lying.append(fit.aligned)
+            observer.notice(
+                f"reference {number} does not lie on the axes of {group.name} (it agrees with its copies by "
+                f"{here:.2f}); it was turned and moved there ({fit.correlation:.2f})"
+            )
+        best = here if fit is None else max(here, fit.correlation)
+        if best < DOUBTFUL_SYMMETRY:
+            observer.notice(
+                f"reference {number} agrees with its copies under {group.name} with a correlation of only "
+                f"{best:.2f}; the symmetry or the map may be wrong"
+            )
+    return tuple(lying)
 
 
 def check_references(references: Sequence[Volume], classes: int) -> None:

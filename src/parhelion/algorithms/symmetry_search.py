@@ -86,8 +86,7 @@ def find_symmetry(
         )
     extent = volume.box * volume.pixel_size_angstrom
     small = _masked_small(volume)
-    most = min(REFINED_SHELLS, small.shape[0] // 2 - 1)
-    shells = int(np.clip(extent / (resolution_angstrom or DEFAULT_ANGSTROM), 4, most))
+    shells = _shells(volume, small, resolution_angstrom)
     middle = _centre_of_mass(small, shells)
     # Thousands of small transforms: more than one thread costs more than it gives.
     with fft_threads(1):
@@ -108,6 +107,20 @@ def find_symmetry(
         aligned=aligned,
         symmetrised=impose_symmetry(aligned, group),
     )
+
+
+def symmetry_as_it_lies(volume: Volume, group: SymmetryGroup) -> float:
+    """The correlation of a map with its copies (``SymmetryFit``) about its own z, y, x and voxel ``n // 2``.
+
+    Raises as ``find_symmetry``.
+    """
+    _check(volume, None, None)
+    if len(group) == 1:
+        return 1.0
+    small = _masked_small(volume)
+    shells = _shells(volume, small, None)
+    with fft_threads(1):
+        return _mean_fsc(MapComparison(small, small, shells), group, np.eye(3), np.zeros(3))
 
 
 def impose_symmetry(volume: Volume, group: SymmetryGroup) -> Volume:
@@ -164,6 +177,12 @@ def _check(volume: Volume, resolution_angstrom: float | None, within_deg: float 
         raise InputError(f"a map of at least 16 voxels is needed to find its symmetry, found {volume.box}")
     if not np.isfinite(volume.data).all() or float(np.ptp(volume.data)) == 0:
         raise InputError("the map is constant or holds values that are not numbers; it has no axes to find")
+
+
+def _shells(volume: Volume, small: np.ndarray, resolution_angstrom: float | None) -> int:
+    extent = volume.box * volume.pixel_size_angstrom
+    most = min(REFINED_SHELLS, small.shape[0] // 2 - 1)
+    return int(np.clip(extent / (resolution_angstrom or DEFAULT_ANGSTROM), 4, most))
 
 
 def _face_mean(data: np.ndarray) -> np.float32:

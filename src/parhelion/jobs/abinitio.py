@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from parhelion.algorithms.ab_initio import AbInitioSettings
     from parhelion.run.context import Context
 
-SEARCH, ROUNDS, POSES, MASK = "Search", "Rounds", "Poses", "Masks"
+AVERAGES, SEARCH, ROUNDS, POSES, MASK = "Class averages", "Search", "Rounds", "Poses", "Masks"
 Percent = Annotated[float, Field(gt=0, le=100)]
 Units = Annotated[float, Field(ge=20, le=1e9)]
 FEW = 300
@@ -49,6 +49,20 @@ class Params(JobParams):
         le=50,
         short="k",
         default_text="1, or one for each of --references",
+    )
+    class_averages: bool = option(
+        False,
+        help="find the maps with averages of a few particles of one 2D class instead of particles; the input "
+        "is the particles.star or selected.star of class2d",
+        group=AVERAGES,
+    )
+    images_per_class: int = option(
+        5,
+        help="particles in each of the averages; a class gives as many averages as it has particles for",
+        unit="particles",
+        ge=1,
+        le=1000,
+        group=AVERAGES,
     )
     starts: int = option(
         3, help="starts, of which the best is taken", unit="starts", ge=1, le=1000, group=SEARCH
@@ -189,6 +203,8 @@ class Params(JobParams):
         if len(ways) > 1:
             flags = " and ".join(f"--{name.replace('_', '-')}" for name in ways)
             raise ValueError(f"{flags} both say how many particles a round uses; choose one")
+        if "images_per_class" in given and not self.class_averages:
+            raise ValueError("--images-per-class says how many particles make one of --class-averages")
         if "smoothing" in given and not self.blurring:
             raise ValueError("--smoothing says how much likelihoods blur, --no-blurring that they do not")
         if self.start_from == "previous" and self.starts == 1:
@@ -233,9 +249,10 @@ def estimate(params: Params) -> Estimate:
 
     count, box, pixel = size_of(params.input, params.pixel_size)
     settings = _settings(params, 0)
-    per_round: float = min(wanted_particles(settings, 1.0, count, 1), count)
+    seen = count if settings.images_per_class is None else -(-count // settings.images_per_class)
+    per_round: float = min(wanted_particles(settings, 1.0, seen, 1), seen)
     if settings.best_percent < 100:  # to look at a particle is half of the work
-        per_round += 0.5 * min(count, 100 * per_round / settings.best_percent)
+        per_round += 0.5 * min(seen, 100 * per_round / settings.best_percent)
     shared, per_thread = planned_bytes(count, box, pixel, settings, available_bytes())
     kept = params.starts * (1 + len(kept_rounds(params))) + 1
     return Estimate(
@@ -323,6 +340,7 @@ def _settings(params: Params, seed: int) -> "AbInitioSettings":
         automatic_mask=params.auto_mask,
         mask_radius_angstrom=params.outer_radius,
         inner_radius_angstrom=params.inner_radius,
+        images_per_class=params.images_per_class if params.class_averages else None,
         seed=seed,
     )
 
