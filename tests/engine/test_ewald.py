@@ -8,10 +8,13 @@ import torch
 
 from parhelion.algorithms.reconstruct import ReconstructSettings, reconstruct
 from parhelion.contracts import SerialExecutor, SilentObserver
-from parhelion.engine.ewald import overlap
+from parhelion.engine.ewald import insert_curved, overlap
+from parhelion.engine.points import FourierPoints
+from parhelion.engine.update import MapSums
 from parhelion.errors import MetadataError
 from parhelion.fourier.shells import fsc
 from parhelion.geometry.rotations import random_rotations
+from parhelion.kernels import portable
 from parhelion.model.particles import OpticsGroup, ParticleSet, Views
 from parhelion.model.volume import Volume
 from parhelion.optics.wavelength import electron_wavelength_angstrom
@@ -146,3 +149,52 @@ def test_what_has_no_sidebands_is_refused(curved) -> None:
             observer=SilentObserver(),
             cancel=Never(),
         )
+
+
+def curved_slice(points: FourierPoints, count: int = 5):
+    """Random slices on a sphere whose last points leave the volume."""
+    rng = np.random.default_rng(4)
+    k = len(points)
+    rotation = torch.from_numpy(random_rotations(count, rng)).contiguous()
+    height = torch.from_numpy(np.outer(rng.uniform(-1, 1, count), 0.02 * points.radius**2)).float()
+    values = torch.from_numpy(rng.normal(size=(count, k, 2)).astype(np.float32))
+    weights = torch.from_numpy(rng.uniform(size=(count, k)).astype(np.float32))
+    return rotation, height, torch.view_as_complex(values), weights
+
+
+def inserted(points: FourierPoints, executor=None) -> MapSums:
+    sums = MapSums.zeros(points.box, points.max_shell, torch.device("cpu"))
+    insert_curved(sums, [curved_slice(points), curved_slice(points, 2)], points, executor)
+    return sums
+
+
+def test_curved_slices_do_not_depend_on_the_number_of_workers(kit) -> None:
+    points = FourierPoints(24, 11)
+    one = inserted(points)
+    for workers in (2, 3, 7):
+        other = inserted(points, kit.Workers(workers))
+        assert torch.equal(one.numerator, other.numerator)
+        assert torch.equal(one.denominator, other.denominator)
+
+
+def test_compiled_and_portable_insertion_agree() -> None:
+    points = FourierPoints(24, 11)
+    compiled, portable_sums = inserted(points), MapSums.zeros(24, 11, torch.device("cpu"))
+    for slices in (curved_slice(points), curved_slice(points, 2)):
+        rotation, height, values, weights = slices
+        portable.insert_curved(
+            portable_sums.numerator, portable_sums.denominator, rotation, points.kx, points.ky, height,
+            portable_sums.padding, values, weights,
+        )  # fmt: skip
+    torch.testing.assert_close(compiled.numerator, portable_sums.numerator, atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(compiled.denominator, portable_sums.denominator, atol=2e-5, rtol=1e-4)
+
+
+def test_a_flat_sphere_is_a_flat_slice() -> None:
+    points = FourierPoints(24, 11)
+    rotation, height, values, weights = curved_slice(points)
+    flat, curved = (MapSums.zeros(24, 11, torch.device("cpu")) for _ in range(2))
+    flat.add([(rotation, values, weights)], points)
+    insert_curved(curved, [(rotation, 0 * height, values, weights)], points)
+    torch.testing.assert_close(curved.numerator, flat.numerator, atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(curved.denominator, flat.denominator, atol=2e-5, rtol=1e-4)

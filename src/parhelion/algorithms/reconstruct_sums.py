@@ -124,8 +124,7 @@ def _add(sums: MapSums, parts: list[Any], points: FourierPoints, work: Insertion
     if work.curvature is None:
         sums.add(parts, points, work.executor)
     else:
-        for part in parts:
-            insert_curved(sums, part, points)
+        insert_curved(sums, parts, points, work.executor)
 
 
 def _inserted(work: Insertion, rows: np.ndarray, stage: str) -> Iterator[tuple[np.ndarray, list[_Chunk]]]:

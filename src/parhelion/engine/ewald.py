@@ -15,18 +15,21 @@ of a flat slice.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from parhelion.contracts import Executor
 from parhelion.engine.batch import ParticleBatch, phase_ramp
 from parhelion.engine.candidates import Candidates
 from parhelion.engine.loader import UNDISTORTED, ParticleLoader
 from parhelion.engine.points import FourierPoints
 from parhelion.engine.update import MapSums
 from parhelion.errors import MetadataError
+from parhelion.kernels import dispatch
 from parhelion.model.particles import ParticleSet
 from parhelion.optics.ctf import ctf_of_views
 from parhelion.optics.wavelength import electron_wavelength_angstrom
@@ -109,32 +112,10 @@ def _height(batch: ParticleBatch, loader: ParticleLoader) -> Tensor:
     return torch.outer(own / (2 * loader.extent_angstrom), square).float().to(batch.data.device)
 
 
-def insert_curved(sums: MapSums, slices: CurvedSlices, points: FourierPoints) -> None:
+def insert_curved(
+    sums: MapSums, slices: Sequence[CurvedSlices], points: FourierPoints, executor: Executor | None = None
+) -> None:
     """Adds slices that leave the central section, in place, by trilinear interpolation."""
-    rotations, kz, values, weights = slices
     device = sums.numerator.device
-    k = values.shape[1]
-    plane = torch.stack((points.kx[:k], points.ky[:k])).to(device)
-    turned = rotations.to(torch.float32).transpose(1, 2) * sums.padding
-    xyz = turned[:, :, :2] @ plane + turned[:, :, 2:] * kz.unsqueeze(1)
-    h = sums.numerator.shape[0] // 2
-    mate = xyz[:, 0] < 0
-    xyz = torch.where(mate.unsqueeze(1), -xyz, xyz)
-    values = torch.where(mate, values.conj(), values)
-    x, y, z = xyz[:, 0], xyz[:, 1] + h, xyz[:, 2] + h
-    low = [axis.floor().long().clamp(0, size - 2) for axis, size in zip((z, y, x), sums.numerator.shape)]
-    rest = [axis - corner for axis, corner in zip((z, y, x), low)]
-    size_y, size_x = sums.numerator.shape[1], sums.numerator.shape[2]
-    num, den = torch.view_as_real(sums.numerator).view(-1, 2), sums.denominator.view(-1)
-    parts = torch.view_as_real(values.contiguous())
-    for c in (0, 1):
-        for b in (0, 1):
-            for a in (0, 1):
-                share = _side(rest[0], c) * _side(rest[1], b) * _side(rest[2], a)
-                at = (((low[0] + c) * size_y + low[1] + b) * size_x + low[2] + a).reshape(-1)
-                num.index_add_(0, at, (parts * share.unsqueeze(-1)).reshape(-1, 2))
-                den.index_add_(0, at, (weights * share).reshape(-1))
-
-
-def _side(fraction: Tensor, upper: int) -> Tensor:
-    return fraction if upper else 1 - fraction
+    kx, ky = points.kx.to(device), points.ky.to(device)
+    dispatch.insert_curved(sums.numerator, sums.denominator, kx, ky, sums.padding, slices, executor)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from parhelion.contracts import Executor, SerialExecutor
-from parhelion.kernels import cpu, cpu_refine, portable
+from parhelion.kernels import cpu, cpu_curved, cpu_refine, portable
 
 
 def extract(volume: Tensor, rotations: Tensor, kx: Tensor, ky: Tensor, padding: float) -> Tensor:
@@ -47,6 +47,40 @@ def insert(
             k = values.shape[1]
             cpu.insert(
                 num, den, rotations.numpy(), kx[:k].numpy(), ky[:k].numpy(), float(padding),
+                values.numpy(), weights.numpy(), *share,
+            )  # fmt: skip
+
+    for _ in executor.map(add, pairwise(edges)):
+        pass
+
+
+def insert_curved(
+    numerator: Tensor,
+    denominator: Tensor,
+    kx: Tensor,
+    ky: Tensor,
+    padding: float,
+    slices: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]],
+    executor: Executor | None = None,
+) -> None:
+    """As insert, for points that are ``kz`` ``(m, k)`` above the central section: ``slices`` are rotations,
+    kz, values and weights."""
+    if numerator.device.type != "cpu":
+        for rotations, kz, values, weights in slices:
+            k = values.shape[1]
+            portable.insert_curved(
+                numerator, denominator, rotations, kx[:k], ky[:k], kz, padding, values, weights
+            )
+        return
+    executor = executor or SerialExecutor()
+    num, den = numerator.numpy(), denominator.numpy()
+    edges = _equal_shares(num.shape[0], executor.workers)
+
+    def add(share: tuple[int, int]) -> None:
+        for rotations, kz, values, weights in slices:
+            k = values.shape[1]
+            cpu_curved.insert_curved(
+                num, den, rotations.numpy(), kx[:k].numpy(), ky[:k].numpy(), kz.numpy(), float(padding),
                 values.numpy(), weights.numpy(), *share,
             )  # fmt: skip
 

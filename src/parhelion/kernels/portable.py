@@ -83,6 +83,46 @@ def insert(
                 den.index_add_(0, at, (weights * w).reshape(-1))
 
 
+def insert_curved(
+    numerator: Tensor,
+    denominator: Tensor,
+    rotations: Tensor,
+    kx: Tensor,
+    ky: Tensor,
+    kz: Tensor,
+    padding: float,
+    values: Tensor,
+    weights: Tensor,
+) -> None:
+    """As insert, for points ``kz`` ``(m, k)`` above the central section; those beyond the volume are left
+    out."""
+    turned = rotations.to(torch.float32).transpose(1, 2) * padding
+    xyz = turned[:, :, :2] @ torch.stack((kx, ky)) + turned[:, :, 2:] * kz.unsqueeze(1)
+    sign = torch.where(xyz[:, :1] < 0, -1.0, 1.0)
+    x, y, z = (xyz * sign).unbind(1)
+    h = numerator.shape[0] // 2
+    values = torch.where(sign[:, 0] < 0, values.conj(), values)
+    at = [(z + h), (y + h), x]
+    low = [axis.floor().long() for axis in at]
+    inside = torch.ones_like(low[0], dtype=torch.bool)
+    for corner, size in zip(low, numerator.shape):
+        inside &= (corner >= 0) & (corner <= size - 2)
+    rest = [axis - corner for axis, corner in zip(at, low)]
+    low = [torch.where(inside, corner, 0) for corner in low]
+    size_y, size_x = numerator.shape[1], numerator.shape[2]
+    num, den = torch.view_as_real(numerator).view(-1, 2), denominator.view(-1)
+    parts = torch.view_as_real(values.contiguous())
+    for c in (0, 1):
+        for b in (0, 1):
+            for a in (0, 1):
+                share = inside.float()
+                for fraction, upper in zip(rest, (c, b, a)):
+                    share = share * (fraction if upper else 1 - fraction)
+                row = (((low[0] + c) * size_y + low[1] + b) * size_x + low[2] + a).reshape(-1)
+                num.index_add_(0, row, (parts * share.unsqueeze(-1)).reshape(-1, 2))
+                den.index_add_(0, row, (weights * share).reshape(-1))
+
+
 def best_shift(cross: Tensor, base: Tensor, norm: Tensor) -> tuple[Tensor, Tensor]:
     """Maximum over shifts of ``2 (cross + base) - norm``: values ``(n, o)`` and shift rows ``(n, o)``."""
     best, which = (cross.float() + base.unsqueeze(-1)).max(1)
