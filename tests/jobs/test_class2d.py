@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from parhelion.algorithms.class2d import checkpoint
-from parhelion.errors import Cancelled, InputError, ParameterError
+from parhelion.errors import Cancelled, InputError, MetadataError, ParameterError
 from parhelion.geometry.rotations import to_relion
 from parhelion.io.mrc import StackWriter, open_stack
 from parhelion.io.particles import read_particles
 from parhelion.io.star import read_star
-from parhelion.jobs import class2d
+from parhelion.jobs._class2d_input import percent_of
 
 QUICK = {"diameter": 84, "classes": 4, "cycles": 4, "initial_resolution": 30, "final_resolution": 14}
 
@@ -23,7 +23,7 @@ def particles(run, molecule):
 
 
 def test_everything_is_written_and_shown(run, particles) -> None:
-    found = run("class2d", input=particles, select_score=0.0, **QUICK)
+    found = run("class2d", input=particles, select_score=0.0, select_sigma=1000, **QUICK)
     classes = open_stack(found.outputs["classes"])
     assert classes.shape == (4, 32, 32)
     assert classes.pixel_size_angstrom == pytest.approx(4.0)
@@ -73,7 +73,11 @@ def test_only_good_classes_are_selected(run, particles, tmp_path) -> None:
     np.testing.assert_array_equal(good, score >= round(limit, 4))
     selected = read_particles(found.outputs["selected"])
     assert set(selected.class_number) == set(np.flatnonzero(good) + 1)
-    assert len(selected) == np.asarray(table["parhelionMembers"])[good].sum() < 80
+    left_out = found.figures["disturbed_particles"]
+    assert len(selected) == np.asarray(table["parhelionMembers"])[good].sum() - left_out < 80
+    every = read_particles(found.outputs["particles"])
+    chosen = every.extra["parhelionSelected"].astype(bool)
+    np.testing.assert_array_equal(every.views.image_index[chosen], selected.views.image_index)
     assert "Other classes" in (found.folder / "report.html").read_text(encoding="utf-8")
     none = run("class2d", input=particles, select_score=1.0, **QUICK, output=tmp_path / "none")
     assert "selected" not in none.outputs
@@ -86,8 +90,8 @@ def test_only_good_classes_are_selected(run, particles, tmp_path) -> None:
 
 def test_earlier_classes_are_references(run, particles, tmp_path) -> None:
     first = run("class2d", input=particles, **QUICK, percent=60)
-    assert class2d.percent_of(first.outputs["classes"]) == 60
-    assert class2d.percent_of(None) == class2d.percent_of(tmp_path / "classes.mrcs") == 0
+    assert percent_of(first.outputs["classes"]) == 60
+    assert percent_of(None) == percent_of(tmp_path / "classes.mrcs") == 0
     options = {key: value for key, value in QUICK.items() if key != "classes"}
     again = run(
         "class2d",
@@ -140,6 +144,11 @@ def test_a_run_that_was_killed_goes_on_to_the_same_files(run, particles, tmp_pat
         ({"percent": 0}, ParameterError, "--percent"),
         ({"references": "particles"}, ParameterError, "--classes"),
         ({"select": "none", "select_score": 0.4}, ParameterError, "--select-score"),
+        ({"select": "none", "select_sigma": 3}, ParameterError, "--select-sigma"),
+        ({"local": True}, ParameterError, "takes the classes of the table"),
+        ({"local": True, "start_average": 9, "classes": None}, ParameterError, "--local is another start"),
+        ({"local": True, "classes": None}, MetadataError, "no classes"),
+        ({"padding": 0.5}, ParameterError, "--padding"),
         ({"start_average": 3, "references": "particles", "classes": None}, ParameterError, "random start"),
     ],
 )
@@ -168,3 +177,37 @@ def test_a_range_of_particles(run, particles, tmp_path) -> None:
         run("class2d", input=particles, **QUICK, first=9, last=5, output=tmp_path / "none")
     with pytest.raises(ParameterError, match="--references and --cycles 1"):
         run("class2d", input=particles, **QUICK, partial_sums=True, output=tmp_path / "none")
+
+
+def test_an_earlier_table_is_the_start(run, particles, tmp_path) -> None:
+    options = {**QUICK, "select": "none", "centre": False}
+    first = run("class2d", input=particles, **options, output=tmp_path / "first")
+    options = {key: value for key, value in options.items() if key != "classes"} | {"cycles": 1}
+    again = run("class2d", input=first.outputs["particles"], **options, local=True)
+    assert again.figures["classes"] == 4
+    one, other = (
+        open_stack(path).read(np.arange(4)) for path in (first.outputs["classes"], again.outputs["start"])
+    )
+    alike = np.corrcoef(one.reshape(4, -1), other.reshape(4, -1))[:4, 4:]
+    assert sorted(alike.argmax(axis=0)) == [0, 1, 2, 3]
+    assert (alike.max(axis=0) > 0.95).all()
+    before, after = (read_particles(found.outputs["particles"]) for found in (first, again))
+    assert np.median(np.hypot(*(after.shift_xyz_angstrom - before.shift_xyz_angstrom)[:, :2].T)) < 2
+    cycles = [json.loads((f.folder / "history.json").read_text())["cycles"] for f in (first, again)]
+    assert cycles[1][0]["log_likelihood"] > cycles[0][0]["log_likelihood"] + 1
+    assert cycles[1][0]["moved_percent"] < 60
+
+
+def test_the_microscope_can_be_given(run, particles, tmp_path) -> None:
+    first = run("class2d", input=particles, **{**QUICK, "cycles": 2}, output=tmp_path / "first")
+    plain = read_particles(first.outputs["particles"])
+    for name, value, field in (
+        ("voltage", 100.0, "voltage_kv"),
+        ("cs", 10.0, "spherical_aberration_mm"),
+        ("amplitude_contrast", 0.9, "amplitude_contrast"),
+    ):
+        found = run("class2d", input=particles, **{**QUICK, "cycles": 2, name: value}, output=tmp_path / name)
+        table = read_particles(found.outputs["particles"])
+        assert getattr(table.optics[0], field) == value
+        evidence = "rlnLogLikeliContribution"
+        assert np.abs(table.extra[evidence] - plain.extra[evidence]).max() > 1e-3

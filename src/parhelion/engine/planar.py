@@ -104,9 +104,11 @@ class PlanarSums:
     padding: float
 
     @staticmethod
-    def zeros(averages: int, box: int, max_shell: int, device: torch.device) -> "PlanarSums":
-        """Empty sums."""
-        padding = exact_padding(box)
+    def zeros(
+        averages: int, box: int, max_shell: int, device: torch.device, padding: float = PADDING
+    ) -> "PlanarSums":
+        """Empty sums, sampled ``padding`` times as finely as the images' transforms."""
+        padding = exact_padding(box, padding)
         h = half_size(max_shell, padding)
         shape = ((2 * h + 1) * (h + 1), averages, 3)
         return PlanarSums(
@@ -141,9 +143,9 @@ class PlanarSums:
         return numerator, denominator
 
 
-def exact_padding(box: int) -> float:
-    """The padding of a box whose parity is kept."""
-    return padded_box(box, PADDING) / box
+def exact_padding(box: int, padding: float = PADDING) -> float:
+    """About ``padding``, such that the parity of the box is kept."""
+    return padded_box(box, padding) / box
 
 
 def radii(max_shell: int, padding: float, device: torch.device) -> Tensor:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from parhelion.engine.points import FourierPoints
+
 BLOCK = 3_000_000
 """Scores held at once."""
 IMPOSSIBLE = -1e30
@@ -249,6 +251,13 @@ def _spacing(shifts: Tensor) -> float:
     lengths = shifts.sub(shifts[0]).norm(dim=1)
     lengths = lengths[lengths > 0]
     return float(lengths.min()) if len(lengths) else 1.0
+
+
+def shift_ramps(points: FourierPoints, shifts: Tensor, count: int) -> Tensor:
+    """S(t) of ``shifts`` ``(t, 2)`` in units of the extent: ``(t, count)`` complex64."""
+    kx, ky = points.kx[:count].to(shifts.device), points.ky[:count].to(shifts.device)
+    angle = 2 * torch.pi * (shifts[:, :1].float() * kx + shifts[:, 1:2].float() * ky)
+    return torch.polar(torch.ones_like(angle), angle)
 
 
 def joined(parts: list[Assigned]) -> Assigned:

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from parhelion.algorithms.class2d.classify import Class2dResult
-    from parhelion.algorithms.class2d.selection import ClassQuality
+    from parhelion.algorithms.class2d.selection import Judgement
     from parhelion.model.particles import ParticleSet
     from parhelion.model.table import Table
     from parhelion.run.context import Context
@@ -31,64 +31,62 @@ def write(
     context: "Context",
     particles: "ParticleSet | None",
     found: "Class2dResult",
-    quality: "ClassQuality",
-    members: np.ndarray,
-    good: np.ndarray,
-    threshold: float | None,
+    judged: "Judgement",
+    selects: bool,
 ) -> list[str]:
     """All files; the names of those that are tables of particles.
 
-    Without ``particles`` there are none; ``threshold`` is the score that chose, None where nothing is chosen.
+    Without ``particles`` there are none; unless it ``selects`` the good ones are not written apart.
     """
     from parhelion.io.particles import write_particles
     from parhelion.io.star import write_star
 
     write_stack(context.path("classes"), found.averages, found.pixel_size_angstrom)
     write_stack(context.path("start"), found.start, found.pixel_size_angstrom)
-    write_star(context.path("table"), class_tables(found, quality, members, good))
+    write_star(context.path("table"), class_tables(found, judged))
     if particles is None:
         return []
-    classified = classified_particles(particles, found, quality)
+    classified = classified_particles(particles, found, judged)
     write_particles(context.path("particles"), classified)
-    if threshold is None:
+    if not selects:
         return ["particles"]
-    chosen = np.flatnonzero(good[found.category])
+    chosen, good = np.flatnonzero(judged.chosen), judged.good
     if not len(chosen):
         context.path("selected").unlink(missing_ok=True)
         context.notice(
-            f"no class reaches a score of {threshold:g} (the best has {quality.score.max():.2f}); "
-            "selected.star was not written: look at the gallery and choose with 'select --classes', or lower "
-            "--select-score"
+            f"no class reaches a score of {judged.threshold:g} (the best has "
+            f"{judged.quality.score.max():.2f}); selected.star was not written: look at the gallery and "
+            "choose with 'select --classes', or lower --select-score"
         )
         return ["particles"]
     write_particles(context.path("selected"), classified.take(chosen))
     context.notice(
-        f"{int(good.sum())} of {len(good)} classes are good; their {len(chosen)} of {len(found.rows)} "
-        "particles are in selected.star"
+        f"{int(good.sum())} of {len(good)} classes are good; {len(chosen)} of {len(found.rows)} particles "
+        f"are in selected.star, all of these classes but {judged.disturbed} with a disturbed background"
     )
     return ["particles", "selected"]
 
 
-def figures_of(
-    found: "Class2dResult", quality: "ClassQuality", members: np.ndarray, good: np.ndarray
-) -> dict[str, int | float]:
+def figures_of(found: "Class2dResult", judged: "Judgement") -> dict[str, int | float]:
     """The key figures."""
+    members = judged.members
     return {
         "particles": len(found.rows),
         "classes": len(members),
         "occupied_classes": int((members > 0).sum()),
-        "good_classes": int(good.sum()),
-        "selected_particles": int(members[good].sum()),
-        "best_resolution_angstrom": float(quality.resolution_angstrom[members > 0].min()),
+        "good_classes": int(judged.good.sum()),
+        "selected_particles": int(judged.chosen.sum()),
+        "disturbed_particles": judged.disturbed,
+        "best_resolution_angstrom": float(judged.quality.resolution_angstrom[members > 0].min()),
+        "score_threshold": judged.threshold,
     }
 
 
-def class_tables(
-    found: "Class2dResult", quality: "ClassQuality", members: np.ndarray, good: np.ndarray
-) -> "dict[str, Table]":
+def class_tables(found: "Class2dResult", judged: "Judgement") -> "dict[str, Table]":
     """Blocks of ``classes.star``: one row per class, and one per class and shell."""
     from parhelion.model.table import Table
 
+    quality, members = judged.quality, judged.members
     count, shells = found.frc.shape
     names = np.array([f"{i + 1:06d}@classes.mrcs" for i in range(count)], dtype=object)
     shell = np.tile(np.arange(1, shells), count)
@@ -112,8 +110,9 @@ def class_tables(
                 "parhelionDetail": quality.detail.round(DECIMALS),
                 "parhelionCentring": quality.centring.round(DECIMALS),
                 "parhelionExplained": quality.explained.round(DECIMALS),
+                "parhelionCompactness": quality.compactness.round(DECIMALS),
                 "parhelionMeanProbability": probability.round(DECIMALS),
-                "parhelionSelected": good.astype(np.int64),
+                "parhelionSelected": judged.good.astype(np.int64),
             }
         ),
         "class_frc": Table(
@@ -128,7 +127,7 @@ def class_tables(
 
 
 def classified_particles(
-    particles: "ParticleSet", found: "Class2dResult", quality: "ClassQuality"
+    particles: "ParticleSet", found: "Class2dResult", judged: "Judgement"
 ) -> "ParticleSet":
     """The particles that took part, with class, in-plane pose and what is known about them."""
     from parhelion.geometry.rotations import from_relion
@@ -141,9 +140,10 @@ def classified_particles(
         {
             "rlnMaxValueProbDistribution": found.probability.round(6),
             "rlnLogLikeliContribution": found.evidence.round(4),
-            "rlnClassScore": quality.score[found.category].round(DECIMALS),
+            "rlnClassScore": judged.quality.score[found.category].round(DECIMALS),
             "cisTEMSigma": found.sigma.round(DECIMALS),
             "parhelionScale": found.scale.round(DECIMALS),
+            "parhelionSelected": judged.chosen.astype(np.int64),
         }
     )
     return replace(posed, class_number=found.category + 1, extra=extra)
@@ -152,16 +152,14 @@ def classified_particles(
 def show(
     context: "Context",
     found: "Class2dResult",
-    quality: "ClassQuality",
-    members: np.ndarray,
-    good: np.ndarray,
+    judged: "Judgement",
     selects: bool,
 ) -> None:
     """Galleries of the classes, curves, cycles."""
-    report = context.report
+    report, members, good = context.report, judged.members, judged.good
     labels = [
         f"{i + 1}: {n} particles, {r:.1f} Å, score {s:.2f}"
-        for i, (n, r, s) in enumerate(zip(members, quality.resolution_angstrom, quality.score))
+        for i, (n, r, s) in enumerate(zip(members, judged.quality.resolution_angstrom, judged.quality.score))
     ]
     parts = (("Good classes", good), ("Other classes", ~good)) if selects else (("Classes", good | ~good),)
     for title, which in parts:
@@ -170,9 +168,10 @@ def show(
         if len(rows):
             section.gallery(found.averages[rows], [labels[i] for i in rows])
     report.text(
-        "The score is the mean correlation of two half averages in rings from 30 to 10 Å, "
-        "times a factor for centring and the share of particles that are explained better than by noise; the "
-        "resolution is where signal falls to noise."
+        "The score is the mean correlation of two half averages in rings from 30 to 10 Å, times the share of "
+        "particles that are explained better than by noise, times factors that fall where the average lies "
+        "off its centre and where the ring around the particle is not empty; the resolution is where signal "
+        "falls to noise."
     )
     frequency = np.arange(1, found.frc.shape[1]) / found.extent_angstrom
     largest = range(min(SHOWN_CURVES, len(members)))

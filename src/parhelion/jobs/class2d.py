@@ -9,29 +9,45 @@ average and gives its resolution and score; particles of classes with a good sco
 The score (0 to 1) is the mean correlation between the two half averages, ring by ring from 30 Å (a
 quarter of the diameter where that is finer) to 10 Å, times a factor that falls from 1 to 0 as the
 average lies off its centre by up to a quarter of the diameter, times the share of its particles that the
-averages explain better than noise alone. Views of a molecule share such detail,
-ice and carbon do not. Classes from 0.2 on are good; where images are so noisy or few that even the best
-classes (a quarter of the particles) score below 0.6, a third of what these reach is enough.
+averages explain better than noise alone, times a factor that falls from 1 to 0 as the ring between the
+diameter and the mask's rim fills. Views of a molecule share such detail and lie in solvent; ice, carbon and
+its edges do not. Classes from 0.2 on are good; where images are so noisy or few that even the best classes
+(a quarter of the particles) score below 0.6, a third of what these reach is enough. Of good classes,
+particles with clearly less noise than the others are left out: their background holds something else.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pydantic import model_validator
 
+from parhelion.jobs._class2d_options import (
+    CLASSES,
+    SELECTED,
+    Select,
+    check_selection,
+    select_option,
+    select_score_option,
+    select_sigma_option,
+)
 from parhelion.jobs._inputs import File, ParticlesFile
+from parhelion.jobs._micrographs import amplitude_contrast_option, cs_option, voltage_option
 from parhelion.jobs._particles import Contrast, contrast_option, particle_pixel_size_option
 from parhelion.registry import Estimate, JobParams, Output, Result, declare, option
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from parhelion.algorithms.class2d.classify import Class2dResult
     from parhelion.algorithms.class2d.settings import Class2dSettings
+    from parhelion.io.source import StackSource
+    from parhelion.model.particles import ParticleSet
     from parhelion.run.context import Context
 
 SEARCH = "Search"
 SCHEDULE = "Schedule"
 AVERAGES = "Averages"
+MICROSCOPE = "Microscope"
 
 
 class Params(JobParams):
@@ -65,17 +81,9 @@ class Params(JobParams):
         help="keep the sums of this part of the particles in a file, of which merge2d makes the classes of "
         "all; needs --references and --cycles 1",
     )
-    select: Literal["auto", "none"] = option(
-        "auto", help="auto writes the particles of good classes to selected.star"
-    )
-    select_score: float | None = option(
-        None,
-        help="score from which on a class counts as good",
-        unit="1",
-        ge=0,
-        le=1,
-        default_text="0.2, or a third of what the best classes reach where that is less",
-    )
+    select: Select = select_option()
+    select_score: float | None = select_score_option()
+    select_sigma: float = select_sigma_option()
     cycles: int = option(25, help="cycles to run", unit="cycles", ge=1, le=100, group=SCHEDULE)
     initial_resolution: float = option(
         40.0, help="resolution limit of the first cycle", unit="Å", gt=0, le=300, group=SCHEDULE
@@ -125,6 +133,21 @@ class Params(JobParams):
         default_text="a fifth of the diameter",
         group=SEARCH,
     )
+    shift_range_y: float | None = option(
+        None,
+        help="the same in y, where it differs",
+        unit="Å",
+        ge=0,
+        le=1000,
+        default_text="as in x",
+        group=SEARCH,
+    )
+    local: bool = option(
+        False,
+        help="look for particles about the centres in the table, as an earlier class2d wrote it; without "
+        "--references the table's classes are averaged as the start",
+        group=SEARCH,
+    )
     smoothing: float = option(
         1.0,
         help="below 1, classes' likelihoods count less: particles spread over more classes",
@@ -150,6 +173,22 @@ class Params(JobParams):
     )
     auto_mask: bool = option(False, help="mask each average where it is bright", group=AVERAGES)
     centre: bool = option(True, help="bring averages to the centre of their box", group=AVERAGES)
+    padding: float = option(
+        2.0,
+        help="how finely averages are sampled in Fourier space, where they are turned",
+        unit="1",
+        ge=1,
+        le=4,
+        group=AVERAGES,
+    )
+    normalise: bool = option(
+        True,
+        help="bring each image's background to variance 1; otherwise it keeps its scale",
+        group=AVERAGES,
+    )
+    voltage: float | None = voltage_option(MICROSCOPE)
+    cs: float | None = cs_option(MICROSCOPE)
+    amplitude_contrast: float | None = amplitude_contrast_option(MICROSCOPE)
 
     @model_validator(mode="after")
     def _fit(self) -> "Params":
@@ -165,10 +204,12 @@ class Params(JobParams):
             )
         if self.references is not None and self.classes is not None:
             raise ValueError("--references says how many classes there are; leave --classes out")
-        if self.references is not None and "start_average" in self.model_fields_set:
-            raise ValueError("--start-average belongs to a random start, --references is another start")
-        if self.select == "none" and "select_score" in self.model_fields_set:
-            raise ValueError("--select-score belongs to --select auto")
+        for name, given in (("references", self.references is not None), ("local", self.local)):
+            if given and "start_average" in self.model_fields_set:
+                raise ValueError(f"--start-average belongs to a random start, --{name} is another start")
+        if self.local and self.references is None and self.classes is not None:
+            raise ValueError("--local takes the classes of the table; leave --classes out")
+        check_selection(self.select, self.model_fields_set)
         if self.last is not None and self.last < self.first:
             raise ValueError(f"--last {self.last} comes before --first {self.first}")
         if self.partial_sums and (self.references is None or self.cycles != 1 or self.percent is not None):
@@ -180,7 +221,7 @@ class Params(JobParams):
 
 
 OUTPUTS = (
-    Output(name="classes", file="classes.mrcs", help="class averages, the largest class first"),
+    CLASSES,
     Output(
         name="table",
         file="classes.star",
@@ -192,7 +233,7 @@ OUTPUTS = (
         file="particles.star",
         help="class, in-plane angle, shift, score of the class and probability of each particle",
     ),
-    Output(name="selected", file="selected.star", help="particles of good classes", optional=True),
+    SELECTED,
     Output(name="start", file="start.mrcs", help="what each class average was before the first cycle"),
     Output(name="sums", file="sums.npz", help="sums of these particles, for merge2d", optional=True),
     Output(name="cycles", file="cycles/classes_*.mrcs", help="averages after each cycle, in no order"),
@@ -205,15 +246,14 @@ SECONDS_PER_IMAGE = 1.1e-3
 def estimate(params: Params) -> Estimate:
     """Counted from the arrays of the last cycle."""
     from parhelion.algorithms.class2d.memory import planned_bytes
-    from parhelion.algorithms.class2d.settings import classes_for
+    from parhelion.jobs import _class2d_input
     from parhelion.jobs._particles import size_of
     from parhelion.run.memory import available_bytes
 
     count, box, pixel = size_of(params.input, params.pixel_size)
-    classes = params.classes or classes_for(count)
-    if params.references is not None:
-        classes = _stack_shape(params.references)[0]
-    shared, per_thread = planned_bytes(count, classes, box, pixel, _settings(params, 0), available_bytes())
+    classes = _class2d_input.class_count(params, count)
+    settings = _class2d_input.settings_of(params, 0)
+    shared, per_thread = planned_bytes(count, classes, box, pixel, settings, available_bytes())
     return Estimate(
         memory_bytes=shared,
         per_thread_bytes=per_thread,
@@ -223,38 +263,46 @@ def estimate(params: Params) -> Estimate:
 
 
 def run(context: "Context", params: Params) -> Result:
-    """Classify, write and show."""
-    import numpy as np
+    """Classify, judge, write and show."""
+    from parhelion.algorithms.class2d.selection import judge
+    from parhelion.jobs import _class2d, _class2d_input
 
+    particles, source = _class2d_input.read(context, params)
+    settings = _class2d_input.settings_of(params, context.seed)
+    found = _classified(context, params, particles, source, settings)
+    judged = judge(found, settings, params.select_score, params.select_sigma)
+    selects = params.select == "auto"
+    names = ["classes", "table", "start", *_class2d.write(context, particles, found, judged, selects)]
+    names += ["sums"] if params.partial_sums else []
+    _class2d.show(context, found, judged, selects)
+    outputs: dict[str, Path | list[Path]] = {name: context.path(name) for name in names}
+    outputs["cycles"] = [context.path("cycles", f"{i + 1:03d}") for i in range(params.cycles)]
+    return Result(figures=_class2d.figures_of(found, judged), outputs=outputs)
+
+
+def _classified(
+    context: "Context",
+    params: Params,
+    particles: "ParticleSet",
+    source: "StackSource",
+    settings: "Class2dSettings",
+) -> "Class2dResult":
+    """All cycles, the averages of each written as it ends."""
     from parhelion.algorithms.class2d.classify import classify
     from parhelion.algorithms.class2d.memory import cache_bytes
-    from parhelion.algorithms.class2d.selection import (
-        class_quality,
-        explained_share,
-        good_classes,
-        score_threshold,
-    )
-    from parhelion.jobs import _class2d
-    from parhelion.jobs._particles import first_images, read_with_images
+    from parhelion.jobs import _class2d, _class2d_input
     from parhelion.run.memory import available_bytes
 
-    particles, source = read_with_images(
-        params.input, context, contrast=params.contrast, pixel_size=params.pixel_size
-    )
     pixel = particles.optics[0].pixel_size_angstrom
-    context.report.gallery(
-        first_images(source), [f"particle {i + 1}" for i in range(min(12, len(source)))], "First particles"
-    )
 
     def keep(cycle: int, averages: "np.ndarray") -> None:
         _class2d.write_stack(context.path("cycles", f"{cycle:03d}"), averages, pixel)
 
-    settings = _settings(params, context.seed)
-    found = classify(
+    return classify(
         particles,
         source,
         settings,
-        references=_references(params, source.box),
+        references=_class2d_input.references(params, source.box),
         executor=context.executor,
         observer=context,
         cancel=context,
@@ -265,103 +313,6 @@ def run(context: "Context", params: Params) -> Result:
         cycle_done=keep,
         partial_sums=context.path("sums") if params.partial_sums else None,
     )
-    quality = class_quality(
-        found.averages,
-        found.frc,
-        found.extent_angstrom,
-        params.diameter,
-        settings.final_resolution_angstrom,
-        explained_share(found.category, found.evidence, len(found.averages)),
-    )
-    members = np.bincount(found.category, minlength=len(found.averages))
-    threshold = params.select_score
-    if threshold is None:
-        threshold = score_threshold(quality.score, members)
-    good = good_classes(quality.score, threshold) & (members > 0)
-    names = ["classes", "table", "start"]
-    names += _class2d.write(
-        context, particles, found, quality, members, good, threshold if params.select == "auto" else None
-    )
-    names += ["sums"] if params.partial_sums else []
-    _class2d.show(context, found, quality, members, good, params.select == "auto")
-    outputs: dict[str, Path | list[Path]] = {name: context.path(name) for name in names}
-    outputs["cycles"] = [context.path("cycles", f"{i + 1:03d}") for i in range(params.cycles)]
-    return Result(
-        figures=_class2d.figures_of(found, quality, members, good) | {"score_threshold": threshold},
-        outputs=outputs,
-    )
-
-
-def _settings(params: Params, seed: int) -> "Class2dSettings":
-    from parhelion.algorithms.class2d.settings import Class2dSettings
-
-    return Class2dSettings(
-        diameter_angstrom=params.diameter,
-        classes=params.classes,
-        cycles=params.cycles,
-        mask_radius_angstrom=params.mask_radius,
-        low_resolution_angstrom=params.low_resolution,
-        initial_resolution_angstrom=params.initial_resolution,
-        final_resolution_angstrom=params.final_resolution,
-        angular_step_deg=params.angular_step,
-        shift_range_angstrom=params.shift_range,
-        smoothing=params.smoothing,
-        percent=params.percent,
-        exclude_edges=params.exclude_edges,
-        automatic_mask=params.auto_mask,
-        centre=params.centre,
-        start_average=params.start_average,
-        own_sigma=params.particle_sigma,
-        own_scale=params.particle_scale,
-        least_percent=percent_of(params.references),
-        first=params.first,
-        last=params.last,
-        seed=seed,
-    )
-
-
-def percent_of(references: Path | None) -> float:
-    """The share of particles (%) in the last cycle of the classification that made ``references``.
-
-    It is in the table beside them; 0 where there is none.
-    """
-    from parhelion.io.star import read_star
-
-    table = None if references is None else references.with_name("classes.star")
-    if table is None or not table.is_file():
-        return 0.0
-    blocks = read_star(table)
-    column = "parhelionPercentUsed"
-    known = [block[column][0] for block in blocks.values() if column in block and block.rows]
-    return float(known[0]) if known else 0.0
-
-
-def _stack_shape(path: Path) -> tuple[int, int, int]:
-    from parhelion.io.formats import open_images
-
-    count, height, width = open_images(path).shape
-    return int(count), int(height), int(width)
-
-
-def _references(params: Params, box: int) -> "np.ndarray | None":
-    """The given class averages ``(c, box, box)``; InputError where they do not fit the particles."""
-    import numpy as np
-
-    from parhelion.errors import InputError
-    from parhelion.io.formats import open_images
-
-    if params.references is None:
-        return None
-    count, height, width = _stack_shape(params.references)
-    if (height, width) != (box, box):
-        raise InputError(
-            f"the references in {params.references} have {width} x {height} pixels, the particles "
-            f"{box} x {box}; use class averages of these particles, or bring both to one box"
-        )
-    images = np.asarray(open_images(params.references).read(np.arange(count)), np.float32)
-    if not np.isfinite(images).all():
-        raise InputError(f"{params.references} holds values that are not finite (NaN or infinity)")
-    return images
 
 
 JOB = declare(__name__, __doc__, params=Params, run=run, estimate=estimate, outputs=OUTPUTS, resumable=True)

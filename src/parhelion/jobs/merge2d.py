@@ -6,10 +6,19 @@ over all particles, but for rounding. They can be the references of the next cyc
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pydantic import model_validator
 
+from parhelion.jobs._class2d_options import (
+    CLASSES,
+    SELECTED,
+    Select,
+    check_selection,
+    select_option,
+    select_score_option,
+    select_sigma_option,
+)
 from parhelion.jobs._inputs import Files, ParticlesFile
 from parhelion.registry import Estimate, JobParams, Output, Result, declare, option
 
@@ -27,27 +36,18 @@ class Params(JobParams):
         help="table of all particles, as given to class2d; without it no table of particles is written",
         default_text="none",
     )
-    select: Literal["auto", "none"] = option(
-        "auto", help="auto writes the particles of good classes to selected.star"
-    )
-    select_score: float | None = option(
-        None,
-        help="score from which on a class counts as good",
-        unit="1",
-        ge=0,
-        le=1,
-        default_text="0.2, or a third of what the best classes reach where that is less",
-    )
+    select: Select = select_option()
+    select_score: float | None = select_score_option()
+    select_sigma: float = select_sigma_option()
 
     @model_validator(mode="after")
     def _fit(self) -> "Params":
-        if self.select == "none" and "select_score" in self.model_fields_set:
-            raise ValueError("--select-score belongs to --select auto")
+        check_selection(self.select, self.model_fields_set)
         return self
 
 
 OUTPUTS = (
-    Output(name="classes", file="classes.mrcs", help="class averages, the largest class first"),
+    CLASSES,
     Output(name="table", file="classes.star", help="the table of classes, as class2d writes it"),
     Output(name="start", file="start.mrcs", help="the references that all parts had"),
     Output(
@@ -56,7 +56,7 @@ OUTPUTS = (
         help="class, in-plane angle, shift and scores of each particle",
         optional=True,
     ),
-    Output(name="selected", file="selected.star", help="particles of good classes", optional=True),
+    SELECTED,
 )
 
 
@@ -68,47 +68,24 @@ def estimate(params: Params) -> Estimate:
 
 def run(context: "Context", params: Params) -> Result:
     """Add the sums, make and show the averages."""
-    import numpy as np
-
     from parhelion.algorithms.class2d import partial
-    from parhelion.algorithms.class2d.selection import (
-        class_quality,
-        explained_share,
-        good_classes,
-        score_threshold,
-    )
+    from parhelion.algorithms.class2d.selection import judge
     from parhelion.jobs import _class2d
 
     parts = [partial.load(path) for path in params.input]
     found = partial.merged(parts)
-    settings = partial.settings_of(parts[0])
     left = partial.left_out(parts)
     if left:
         context.notice(
             f"{left} particles are in none of the files; the classes are made of {len(found.rows)}"
         )
-    quality = class_quality(
-        found.averages,
-        found.frc,
-        found.extent_angstrom,
-        settings.diameter_angstrom,
-        settings.final_resolution_angstrom,
-        explained_share(found.category, found.evidence, len(found.averages)),
-    )
-    members = np.bincount(found.category, minlength=len(found.averages))
-    threshold = params.select_score
-    if threshold is None:
-        threshold = score_threshold(quality.score, members)
-    good = good_classes(quality.score, threshold) & (members > 0)
-    names = ["classes", "table", "start"]
+    judged = judge(found, partial.settings_of(parts[0]), params.select_score, params.select_sigma)
     particles = _particles(context, params, partial.count_of(parts[0]), found.pixel_size_angstrom)
-    names += _class2d.write(
-        context, particles, found, quality, members, good, threshold if params.select == "auto" else None
-    )
-    _class2d.show(context, found, quality, members, good, params.select == "auto")
-    figures = _class2d.figures_of(found, quality, members, good) | {"parts": len(parts)}
+    selects = params.select == "auto"
+    names = ["classes", "table", "start", *_class2d.write(context, particles, found, judged, selects)]
+    _class2d.show(context, found, judged, selects)
     outputs: dict[str, Path | list[Path]] = {name: context.path(name) for name in names}
-    return Result(figures=figures, outputs=outputs)
+    return Result(figures=_class2d.figures_of(found, judged) | {"parts": len(parts)}, outputs=outputs)
 
 
 def _particles(context: "Context", params: Params, count: int, pixel_size: float) -> "ParticleSet | None":

@@ -149,3 +149,9 @@ def mixed() -> Mixture:
 @pytest.fixture(scope="session")
 def found(mixed) -> Class2dResult:
     return classified(mixed)
+
+
+@pytest.fixture(scope="session")
+def mixture_of():
+    """``mixture``, for fixtures of any scope."""
+    return mixture

@@ -16,7 +16,7 @@ from parhelion.algorithms.class2d.expectation import Expectation, expect
 from parhelion.algorithms.class2d.maximisation import Maximised, centres_of, maximise, moved, refilled
 from parhelion.algorithms.class2d.problem import Averaging, Class2dProblem, ClassState, make_problem
 from parhelion.algorithms.class2d.settings import Class2dSettings, Plan, chosen_rows, plan
-from parhelion.algorithms.class2d.start import given_averages, random_averages
+from parhelion.algorithms.class2d.start import given_averages, posed_state, random_averages, table_averages
 from parhelion.algorithms.class2d.weights import new_scale, new_sigma
 from parhelion.contracts import Cancel, Executor, Observer, ParticleSource
 from parhelion.engine.checkpoint import fingerprint
@@ -104,7 +104,7 @@ def classify(
             from parhelion.algorithms.class2d import partial
 
             parts_mark = _mark(particles, replace(settings, first=1, last=None), references, problem.usable)
-            partial.save(partial_sums, problem, first.averages, found, now, parts_mark)
+            partial.save(partial_sums, problem, first, found, now, parts_mark)
         state = run_cycle(problem, state, found, now)
         if cycle_done is not None:  # before the checkpoint: a run that goes on does not come back here
             cycle_done(state.cycle, state.averages)
@@ -117,12 +117,8 @@ def first_state(problem: Class2dProblem, references: np.ndarray | None) -> Class
     """The state before the first cycle: averages of the start, and noise from the background."""
     settings, n = problem.settings, len(problem.half)
     noise = background_noise(problem.loader, NOISE_SAMPLE, np.random.default_rng((settings.seed, 1))).numpy()
-    if references is None:
-        averages = random_averages(problem, noise, np.random.default_rng((settings.seed, 2)))
-    else:
-        averages = given_averages(problem, noise, references)
-    return ClassState(
-        averages=averages,
+    state = ClassState(
+        averages=np.zeros((problem.classes, problem.box, problem.box), np.float32),
         share=np.full(problem.classes, 1 / problem.classes),
         frc=np.zeros((problem.classes, problem.points.max_shell + 1)),
         noise=noise,
@@ -135,6 +131,15 @@ def first_state(problem: Class2dProblem, references: np.ndarray | None) -> Class
         sigma=np.ones(n),
         scale=np.ones(n),
     )
+    if settings.local:
+        state = posed_state(problem, state)
+    if references is not None:
+        averages = given_averages(problem, noise, references)
+    elif settings.local:
+        averages = table_averages(problem, state)
+    else:
+        averages = random_averages(problem, noise, np.random.default_rng((settings.seed, 2)))
+    return replace(state, averages=averages)
 
 
 def looked_at(problem: Class2dProblem, state: ClassState) -> tuple[Expectation, Plan]:
@@ -266,9 +271,11 @@ def _mark(
 ) -> str:
     """The fingerprint of everything that decides the result; ``rows`` take part."""
     views = particles.views
+    known = ("rotation", "shift_xyz_angstrom", "class_number") if settings.local else ()
     return fingerprint(
         {
             **asdict(settings),
+            **{name: getattr(particles, name) for name in known},
             "rows": rows,
             "paths": [str(path) for path in views.image_path],
             "path_id": views.path_id,

@@ -8,13 +8,12 @@ import torch
 from torch import Tensor
 
 from parhelion.algorithms.class2d.problem import Class2dProblem, ClassState
-from parhelion.algorithms.class2d.settings import arrival
+from parhelion.algorithms.class2d.settings import Class2dSettings, arrival
 from parhelion.engine import planar_local, planar_soft
 from parhelion.engine.noise import on_points
 from parhelion.engine.planar import PlanarGrid, PlanarSums, planar_grid, planar_transform, turned
 from parhelion.engine.planar_local import FineGrid
-from parhelion.engine.planar_soft import Assigned, FoldedSums, PlanarBank, PlanarImages
-from parhelion.engine.points import FourierPoints
+from parhelion.engine.planar_soft import Assigned, FoldedSums, PlanarBank, PlanarImages, shift_ramps
 from parhelion.engine.search import search_precision, shift_grid
 
 CHUNK = 64
@@ -35,6 +34,8 @@ WIDE_SHARE = 0.35
 TOP, NATS = 24, 16.0
 """Coarse poses that are looked at closer: how many, and how far below the best in log-likelihood."""
 MOST_WITHIN = 4
+SMALLEST_RANGE = 1e-6
+"""In Å, for a range of 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,11 +111,10 @@ class _Cycle:
         return float(spread) + float(np.log(2 * self.bank.angles * self.bank.classes))
 
     def log_prior(self, centres: Tensor, shifts: Tensor) -> Tensor:
-        """Gaussian on the distance from the box's centre, none beyond the range: ``(n, t)`` float32."""
-        settings, extent = self.problem.settings, self.problem.extent
-        distance = (centres[:, None] + shifts).norm(dim=-1) * extent
-        prior = -0.5 * (distance / self.state.shift_sigma_angstrom) ** 2
-        beyond = (distance > settings.shift_range + 1e-6) & (shifts.norm(dim=-1) > 0)
+        """Gaussian on the distance from the box's centre, none beyond the ranges: ``(n, t)`` float32."""
+        placed = (centres[:, None] + shifts) * self.problem.extent
+        prior = -0.5 * (placed.norm(dim=-1) / self.state.shift_sigma_angstrom) ** 2
+        beyond = _beyond(placed, self.problem.settings) & (shifts.norm(dim=-1) > 0)
         return prior.float().masked_fill(beyond, planar_soft.IMPOSSIBLE)
 
 
@@ -124,13 +124,19 @@ def expect(
     """Posteriors of ``rows`` at ``limit_angstrom``; ``turn`` in 0…1 moves the grid of angles."""
     cycle = _prepare(problem, state, limit_angstrom, turn)
     wide = state.cycle < WIDE_SHARE * problem.settings.cycles
-    sums = PlanarSums.zeros(2 * problem.classes, problem.box, problem.points.max_shell, problem.loader.device)
+    sums = PlanarSums.zeros(
+        2 * problem.classes,
+        problem.box,
+        problem.points.max_shell,
+        problem.loader.device,
+        problem.settings.padding,
+    )
     residual = torch.zeros(cycle.count, dtype=torch.float64)
     size = np.zeros(problem.classes)
     parts: list[_Part] = []
     for half in (0, 1):
         for known in (False, True):
-            seen = (state.category[rows] >= 0) & (not wide)
+            seen = ((state.category[rows] >= 0) & (not wide)) | problem.settings.local
             mine = rows[(problem.half[rows] == half) & (seen == known)]
             if not len(mine):
                 continue
@@ -186,7 +192,7 @@ def _prepare(problem: Class2dProblem, state: ClassState, limit_angstrom: float, 
         fine_step = FINE_SHIFT / limit
         shifts = shift_grid(0.75 * shift_step, fine_step)[:, :2].to(device)
         fine = FineGrid(
-            within=within, step=fine_step, shifts=shifts.float(), ramps=_ramps(points, shifts, count)
+            within=within, step=fine_step, shifts=shifts.float(), ramps=shift_ramps(points, shifts, count)
         )
     precision = torch.float32 if dense else search_precision(device)
     return _Cycle(
@@ -209,7 +215,7 @@ def _soft(cycle: _Cycle, rows: np.ndarray, half: int, known: bool, sums: PlanarS
     """The whole posterior of every particle on the coarse grid."""
     problem = cycle.problem
     shifts = _coarse_shifts(cycle, known)
-    ramps = _ramps(problem.points, shifts, cycle.count)
+    ramps = shift_ramps(problem.points, shifts, cycle.count)
 
     def step(piece: np.ndarray) -> tuple[_Part, Tensor, FoldedSums]:
         problem.cancel.check()
@@ -260,7 +266,7 @@ def _local_group(
     if fine is None:
         raise ValueError("a fine grid is needed")
     shifts = _coarse_shifts(cycle, known)
-    ramps = _ramps(problem.points, shifts, cycle.count)
+    ramps = shift_ramps(problem.points, shifts, cycle.count)
     images, centres, hits = _searched(cycle, rows, known, shifts, ramps)
 
     def scored(number: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -345,7 +351,7 @@ def _images(cycle: _Cycle, rows: np.ndarray, known: bool) -> tuple[PlanarImages,
     centres = torch.zeros((len(rows), 2), dtype=torch.float64, device=data.device)
     if known:
         centres = torch.from_numpy(cycle.state.shift_angstrom[rows] / problem.extent).to(data.device)
-    ramps = _ramps(problem.points, centres, cycle.count) if known else None
+    ramps = shift_ramps(problem.points, centres, cycle.count) if known else None
     return PlanarImages.of(data, ctf, ramps), centres
 
 
@@ -353,7 +359,16 @@ def _coarse_shifts(cycle: _Cycle, known: bool) -> Tensor:
     """Shifts ``(t, 2)`` float64 about the centres: the whole range, or the surroundings of a known place."""
     whole = cycle.problem.settings.shift_range / cycle.problem.extent
     radius = min(LOCAL_STEPS * cycle.shift_step, whole) if known else whole
-    return shift_grid(radius, cycle.shift_step)[:, :2].to(cycle.noise.device)
+    shifts = shift_grid(radius, cycle.shift_step)[:, :2]
+    if not known:
+        shifts = shifts[~_beyond(shifts * cycle.problem.extent, cycle.problem.settings)]
+    return shifts.to(cycle.noise.device)
+
+
+def _beyond(shift_angstrom: Tensor, settings: Class2dSettings) -> Tensor:
+    """Which of the shifts ``(…, 2)`` lie outside the ellipse of the ranges."""
+    ranges = shift_angstrom.new_tensor(settings.shift_ranges).clamp_min(SMALLEST_RANGE)
+    return (shift_angstrom / ranges).norm(dim=-1) > 1 + 1e-6
 
 
 def _placed(cycle: _Cycle, rows: np.ndarray, assigned: Assigned, shift: Tensor, energy: Tensor) -> _Part:
@@ -373,13 +388,6 @@ def _placed(cycle: _Cycle, rows: np.ndarray, assigned: Assigned, shift: Tensor, 
         shift_angstrom=moved.cpu().numpy(),
         energy=energy,
     )
-
-
-def _ramps(points: FourierPoints, shifts: Tensor, count: int) -> Tensor:
-    """S(t) of ``shifts`` ``(t, 2)`` in units of the extent: ``(t, count)`` complex64."""
-    kx, ky = points.kx[:count].to(shifts.device), points.ky[:count].to(shifts.device)
-    angle = 2 * torch.pi * (shifts[:, :1].float() * kx + shifts[:, 1:2].float() * ky)
-    return torch.polar(torch.ones_like(angle), angle)
 
 
 def _chunks(rows: np.ndarray, size: int) -> list[np.ndarray]:

@@ -36,7 +36,7 @@ def planned_bytes(
     k = len(FourierPoints(box, shell))
     angles = max(1, round(180 / settings.angular_step_deg))
     cache = min(cache_bytes(available_bytes), COMPLEX * k * count)
-    h = half_size(shell)
+    h = half_size(shell, settings.padding)
     sums = 2 * classes * (2 * h + 1) * (h + 1) * 3 * FLOAT
     averages = classes * box**2 * FLOAT * 12
     bank = classes * angles * k * (2 * COMPLEX + FLOAT)

@@ -17,7 +17,7 @@ import torch
 from parhelion.algorithms.class2d.classify import Class2dResult, sorted_classes
 from parhelion.algorithms.class2d.expectation import Expectation
 from parhelion.algorithms.class2d.maximisation import maximise
-from parhelion.algorithms.class2d.problem import Averaging, Class2dProblem
+from parhelion.algorithms.class2d.problem import Averaging, Class2dProblem, ClassState
 from parhelion.algorithms.class2d.settings import Class2dSettings, Plan
 from parhelion.algorithms.class2d.weights import new_scale, new_sigma
 from parhelion.engine.archive import write_archive
@@ -26,7 +26,7 @@ from parhelion.engine.planar import PlanarSums
 from parhelion.engine.points import FourierPoints
 from parhelion.errors import FormatError, InputError
 
-VERSION = 1
+VERSION = 2
 PER_PARTICLE = (
     "rows",
     "category",
@@ -37,7 +37,10 @@ PER_PARTICLE = (
     "fit",
     "norm",
     "energy",
+    "sigma",
+    "scale",
 )
+"""Sigma and scale are those before the cycle."""
 PER_CLASS = ("sums", "size", "start")
 SAME = ("mark", "box", "pixel_size_angstrom", "max_shell", "classes", "particles", "limit_angstrom", "points")
 """What the parts of one classification have in common."""
@@ -53,9 +56,12 @@ class PartialSums:
 
 
 def save(
-    path: Path, problem: Class2dProblem, start: np.ndarray, found: Expectation, now: Plan, mark: str
+    path: Path, problem: Class2dProblem, first: ClassState, found: Expectation, now: Plan, mark: str
 ) -> None:
-    """Write one part's sums. ``mark`` identifies particles, references and settings. Raises OutputError."""
+    """Write one part's sums, made in the cycle after ``first``. Raises OutputError.
+
+    ``mark`` identifies particles, references and settings.
+    """
     facts = {
         "version": VERSION,
         "mark": mark,
@@ -72,8 +78,9 @@ def save(
         "mask_radius_angstrom": problem.loader.diameter_angstrom / 2,
         "settings": asdict(problem.settings),
     }
-    arrays = {name: getattr(found, name) for name in PER_PARTICLE}
-    arrays |= {"sums": found.sums.sums.cpu().numpy(), "size": found.size, "start": start}
+    arrays = {name: getattr(found, name) for name in PER_PARTICLE[:-2]}
+    arrays |= {name: getattr(first, name)[found.rows] for name in PER_PARTICLE[-2:]}
+    arrays |= {"sums": found.sums.sums.cpu().numpy(), "size": found.size, "start": first.averages}
     write_archive(path, facts, arrays, what="file of sums", name="facts")
 
 
@@ -111,13 +118,12 @@ def merged(parts: Sequence[PartialSums]) -> Class2dResult:
     made = maximise(frame, total, size, float(str(facts["limit_angstrom"])))
     order = np.argsort(np.concatenate([part.arrays["rows"] for part in parts]))
     per = {n: np.concatenate([part.arrays[n] for part in parts])[order] for n in PER_PARTICLE}
-    one = np.ones(len(order))
-    sigma, scale = one, one
+    sigma, scale = per["sigma"], per["scale"]
     if frame.settings.own_sigma:
         points, mask_energy = float(str(facts["points"])), float(str(facts["mask_energy"]))
-        sigma = new_sigma(one, per["energy"], per["fit"], points, mask_energy)
+        sigma = new_sigma(sigma, per["energy"], per["fit"], points, mask_energy)
     if frame.settings.own_scale:
-        scale = new_scale(one, per["fit"], per["norm"])
+        scale = new_scale(scale, per["fit"], per["norm"])
     return sorted_classes(
         frame,
         averages=made.averages.numpy().astype(np.float32),

@@ -44,7 +44,7 @@ class Averaging:
     @property
     def padding(self) -> float:
         """Of averages' transforms."""
-        return exact_padding(self.box)
+        return exact_padding(self.box, self.settings.padding)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,12 +117,15 @@ def make_problem(
         source=source,
         points=points,
         diameter_angstrom=2 * radius,
+        scale_images=settings.normalise,
         cache_bytes=cache_bytes,
         device=torch.device(device),
     )
     usable = usable_rows(particles, source, settings.exclude_edges, executor, observer)
     rows = rows_in_range(usable, settings, len(particles))
-    classes = references or settings.classes or classes_for(len(rows))
+    classes = references or settings.classes
+    if classes is None:
+        classes = classes_of_table(particles) if settings.local else classes_for(len(rows))
     check_classes(len(rows) if references is None else len(usable), classes)
     observer.notice(
         f"{len(rows)} particles into {classes} classes, {settings.initial_resolution_angstrom:g} to "
@@ -144,6 +147,17 @@ def make_problem(
         observer=observer,
         cancel=cancel,
     )
+
+
+def classes_of_table(particles: ParticleSet) -> int:
+    """How many classes the particles' table knows. Raises MetadataError where it knows none."""
+    numbers = particles.class_number
+    if numbers is None or numbers.max() < 1:
+        raise MetadataError(
+            "the table of particles has no classes (rlnClassNumber) to start from; give --references, or the "
+            "particles.star of an earlier class2d"
+        )
+    return int(numbers.max())
 
 
 def rows_in_range(usable: np.ndarray, settings: Class2dSettings, count: int) -> np.ndarray:

@@ -25,7 +25,10 @@ class Class2dSettings:
     makes the classes' likelihoods count less. ``start_average`` particles make a class of the start.
     ``own_sigma`` and ``own_scale`` give each particle its own noise amplitude and scale (``weights``).
     The schedule never takes less than ``least_percent``: what the classification used that the references
-    come from. Only particles from ``first`` to ``last`` (counted from 1) take part.
+    come from. Only particles from ``first`` to ``last`` (counted from 1) take part. Particles lie within an
+    ellipse of ``shift_range_angstrom`` along x and ``shift_range_y_angstrom`` (None: the same) along y.
+    ``padding`` is how finely averages' transforms are sampled. ``normalise`` brings the images' backgrounds
+    to one variance. ``local`` starts from classes, angles and centres of the particles' table.
     """
 
     diameter_angstrom: float
@@ -37,6 +40,7 @@ class Class2dSettings:
     final_resolution_angstrom: float = 8.0
     angular_step_deg: float = 12.0
     shift_range_angstrom: float | None = None
+    shift_range_y_angstrom: float | None = None
     smoothing: float = 1.0
     percent: float | None = None
     exclude_edges: bool = False
@@ -48,6 +52,9 @@ class Class2dSettings:
     least_percent: float = 0.0
     first: int = 1
     last: int | None = None
+    padding: float = 2.0
+    normalise: bool = True
+    local: bool = False
     seed: int = 0
 
     @property
@@ -56,11 +63,16 @@ class Class2dSettings:
         return self.mask_radius_angstrom or MASK_RADIUS * self.diameter_angstrom
 
     @property
+    def shift_ranges(self) -> tuple[float, float]:
+        """How far from its box's centre a particle may be along x and along y, in Å."""
+        x, y = self.shift_range_angstrom, self.shift_range_y_angstrom
+        x = SHIFT_RANGE * self.diameter_angstrom if x is None else x
+        return x, x if y is None else y
+
+    @property
     def shift_range(self) -> float:
-        """How far from its box's centre a particle may be, in Å."""
-        if self.shift_range_angstrom is None:
-            return SHIFT_RANGE * self.diameter_angstrom
-        return self.shift_range_angstrom
+        """The larger of ``shift_ranges``."""
+        return max(self.shift_ranges)
 
 
 @dataclass(frozen=True, kw_only=True)
