@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from parhelion.algorithms.ctf_refine.refine import SIGNIFICANCE, BlockResult, CtfRefineResult
+from parhelion.algorithms.ctf_refine.refine import CtfRefineResult
+from parhelion.algorithms.ctf_refine.significance import SIGNIFICANCE, BlockResult
 from parhelion.io.mrc import StackWriter
 from parhelion.io.particles import write_particles
 from parhelion.io.star_writer import write_star

@@ -3,9 +3,11 @@
 One least-squares model of the images is fitted against a reference: defocus per particle or micrograph,
 astigmatism per micrograph or optics group, and per optics group beam tilt, trefoil, tetrafoil, spherical
 aberration and anisotropic magnification. With two half maps every particle is compared with the map that it
-did not go into. Each parameter comes with its standard error. A change that is not significant is not made,
-except to what the table corrects already, which takes its best value. refine, classify3d and reconstruct
-apply what is found.
+did not go into. Each parameter comes with its standard error, as far as the images' noise makes one. Maps
+that were made with a wrong CTF are blurred by it, and their own errors come on top: reconstruct with what was
+found and refine again, until changes are as small as their errors. A change that is not significant is not
+made, except to what the table corrects already, which takes its best value. refine, classify3d and
+reconstruct apply what is found.
 """
 
 import re

@@ -124,7 +124,7 @@ def _smooth(values: np.ndarray) -> np.ndarray:
 def measure(work: Work, changes: Changes, limit: float) -> Agreement:
     """How the reference, without weights, agrees with the data up to ``limit`` shells."""
     ones = np.ones(work.points.max_shell + 1)
-    return _agreement(work, _mapped(work, changes, limit, ones, lambda chunk, *_: _sums(chunk)))
+    return _agreement(work, mapped(work, changes, limit, ones, lambda chunk, *_: _sums(chunk)))
 
 
 def _sums(chunk: Chunk) -> Tensor:
@@ -163,7 +163,7 @@ def log_likelihood(work: Work, changes: Changes, limit: float, weights: np.ndarr
         gain = cross.clamp_min(0).square() / (value.abs().square().double().sum(1) + prior)
         return rows, gain.cpu().numpy()
 
-    for rows, gain in _mapped(work, changes, limit, weights, one):
+    for rows, gain in mapped(work, changes, limit, weights, one):
         out[rows] = gain
     return out
 
@@ -195,7 +195,7 @@ def normal_equations(
     parts: list[Normal] = []
 
     def sums() -> Iterator[Tensor]:
-        for normal, part in _mapped(work, changes, limit, weights, one):
+        for normal, part in mapped(work, changes, limit, weights, one):
             parts.append(normal)
             yield part
 
@@ -208,25 +208,19 @@ def _on_points(work: Work, weights: np.ndarray) -> Tensor:
     return values.to(work.loader.device)
 
 
-def _mapped(
+def mapped(
     work: Work,
     changes: Changes,
     limit: float,
     weights: np.ndarray,
     function: Callable[[Chunk, np.ndarray, GroupModel, FourierVolume], T],
 ) -> Iterator[T]:
-    """``function`` of every chunk of usable particles of one optics group and one reference."""
-    yield from mapped(work, work.start.optics(changes), limit, weights, function)
+    """``function`` of every chunk of usable particles of one optics group and one reference, in order.
 
-
-def mapped(
-    work: Work,
-    optics: Optics,
-    limit: float,
-    weights: np.ndarray,
-    function: Callable[[Chunk, np.ndarray, GroupModel, FourierVolume], T],
-) -> Iterator[T]:
-    """``function`` of every chunk of usable particles of one optics group and one reference, in order."""
+    It gets the chunk with the optics after ``changes`` and ``weights (shells,)`` up to ``limit`` shells, the
+    particles' rows, the group's model and the reference.
+    """
+    optics = work.start.optics(changes)
     count = work.points.count(limit)
     columns, frequency = work.start.layout.columns, work.start.frequency
     on_points = _on_points(work, weights)[:count]

@@ -53,7 +53,7 @@ def phase_pictures(work: Work, changes: Changes, weights: np.ndarray, limit: int
         )
         return int(start.group[rows[0]]), torch.stack([p.double().sum(0) for p in parts]).cpu()
 
-    for group, part in mapped(some, start.optics(changes), limit, weights, one):
+    for group, part in mapped(some, changes, limit, weights, one):
         sums[group] += part
     return {number: _picture(work, changes, number, sums[number], limit) for number in shown}
 

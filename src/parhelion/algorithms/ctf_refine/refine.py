@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from scipy.stats import chi2 as chi2_distribution
 
 from parhelion.algorithms.ctf_refine.passes import (
     Agreement,
@@ -21,12 +20,19 @@ from parhelion.algorithms.ctf_refine.search import search_defocus
 from parhelion.algorithms.ctf_refine.settings import (
     LEAST_OF_GROUP,
     LEAST_OF_MICROGRAPH,
-    NUISANCE,
     CtfRefineSettings,
     layout_of,
 )
+from parhelion.algorithms.ctf_refine.significance import (
+    BlockResult,
+    dropped_columns,
+    notices_of,
+    put_back,
+    refreshed,
+    tested_blocks,
+)
 from parhelion.algorithms.ctf_refine.solve import Solution, solve
-from parhelion.algorithms.ctf_refine.state import Changes, Start, corrected
+from parhelion.algorithms.ctf_refine.state import Changes, Start
 from parhelion.algorithms.preparation import name_images, with_noise_groups
 from parhelion.contracts import Cancel, Executor, Observer, ParticleSource
 from parhelion.engine.noise import background_noise, on_points
@@ -42,8 +48,6 @@ MOST_NOTICES = 10
 """Of one kind: there may be thousands of optics groups."""
 CONVERGED = 0.05
 """Standard errors below which a step changes nothing."""
-SIGNIFICANCE = 0.01
-"""A block of parameters is changed where chance would do as much in fewer than one of a hundred runs."""
 JACOBIAN_BYTES = 48_000_000
 LARGEST_CHUNK = 32
 AMPLITUDES = (-0.95, 3.0)
@@ -51,19 +55,6 @@ LEAST_AGREEMENT = 8.0
 """Standard errors by which images and reference agree at the start; real ones do by hundreds."""
 LARGEST_STRETCH = 0.04
 """How far a magnification may be off; ``reference.ROOM_FOR_STRETCH`` leaves room for it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class BlockResult:
-    """One block of parameters of one optics group: total change, standard errors, and whether it was kept."""
-
-    group: int
-    block: str
-    change: np.ndarray
-    error: np.ndarray
-    p_value: float
-    kept: bool
-    why: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,12 +179,13 @@ class _Refinement:
         changes, solution = self._stage(unchanged, self._limit(first), most, frozen)
         for share, most in later:
             changes, solution = self._stage(changes, self._limit(share), most, frozen)
-        blocks = self._blocks(changes, solution, frozen, reasons)
-        dropped = frozen | self._not_kept(blocks)
+        blocks = tested_blocks(start, changes, solution, frozen, reasons)
+        self._tell(notices_of(start, blocks))
+        dropped = frozen | dropped_columns(start, blocks)
         if (dropped != frozen).any():
-            changes = self._put_back(changes, dropped)
+            changes = put_back(changes, dropped)
             changes, solution = self._stage(changes, limit, STAGES[-1][1], dropped)
-            blocks = tuple(self._final(block, changes, solution) for block in blocks)
+            blocks = tuple(refreshed(start, block, changes, solution) for block in blocks)
         after = measure(self.work, changes, limit)
         weights = after.weights(limit)
         gain, old = (log_likelihood(self.work, at, limit, weights) for at in (changes, unchanged))
@@ -334,67 +326,3 @@ class _Refinement:
             micrograph=np.clip(changes.micrograph, -far, far),
             group=np.clip(changes.group, -bound, bound),
         )
-
-    def _blocks(
-        self, changes: Changes, solution: Solution, frozen: np.ndarray, reasons: dict[int, str]
-    ) -> tuple[BlockResult, ...]:
-        """Every block of every optics group, tested by Wald's χ²."""
-        start = self.work.start
-        first = len(start.layout.columns) - len(start.layout.group)
-        out = []
-        left: list[str] = []
-        for number, group in enumerate(start.particles.optics):
-            for block in start.layout.blocks:
-                if block in NUISANCE:
-                    continue
-                at = [i for i, column in enumerate(start.layout.group) if column.block == block]
-                change = changes.group[number, at]
-                if frozen[number, first + at[0]]:
-                    p, why = 1.0, reasons.get(number, "it has no effect")
-                else:
-                    inverse = np.linalg.inv(solution.covariance[number][np.ix_(at, at)])
-                    p = float(chi2_distribution.sf(change @ inverse @ change, len(at)))
-                    why = "" if p < SIGNIFICANCE or corrected(group, block) else "not significant"
-                    if why:
-                        left.append(
-                            f"{block.replace('_', ' ')} of optics group {group.name}: the change is not "
-                            f"significant (p = {p:.2g}), the value stays as it was"
-                        )
-                out.append(
-                    BlockResult(
-                        group=number,
-                        block=block,
-                        change=change,
-                        error=solution.errors.group[number, at],
-                        p_value=p,
-                        kept=not why,
-                        why=why,
-                    )
-                )
-        self._tell(left)
-        return tuple(out)
-
-    def _final(self, found: BlockResult, changes: Changes, solution: Solution) -> BlockResult:
-        """A block that was kept, after the others were put back."""
-        if not found.kept:
-            return found
-        at = [i for i, c in enumerate(self.work.start.layout.group) if c.block == found.block]
-        group = found.group
-        return replace(found, change=changes.group[group, at], error=solution.errors.group[group, at])
-
-    def _not_kept(self, blocks: tuple[BlockResult, ...]) -> np.ndarray:
-        """Columns ``(groups, columns)`` of blocks that go back, and of nuisances that nobody needs."""
-        start = self.work.start
-        layout = start.layout
-        first = len(layout.columns) - len(layout.group)
-        dropped = np.zeros((len(start.particles.optics), len(layout.columns)), bool)
-        for number in range(len(start.particles.optics)):
-            kept = {found.block for found in blocks if found.group == number and found.kept}
-            for at, column in enumerate(layout.group):
-                needed = NUISANCE.get(column.block, (column.block,))
-                dropped[number, first + at] = not kept.intersection(needed)
-        return dropped
-
-    def _put_back(self, changes: Changes, dropped: np.ndarray) -> Changes:
-        first = dropped.shape[1] - changes.group.shape[1]
-        return replace(changes, group=np.where(dropped[:, first:], 0.0, changes.group))

@@ -95,7 +95,7 @@ def _ring_sums(work: Work, changes: Changes, limit: float, weights: np.ndarray) 
             turn=math.pi * model.wavelength_angstrom * centre,
         )
 
-    return mapped(work, work.start.optics(changes), limit, weights, one)
+    return mapped(work, changes, limit, weights, one)
 
 
 def _summed(values: Tensor, index: Tensor) -> Tensor:

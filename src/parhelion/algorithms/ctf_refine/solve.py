@@ -78,6 +78,12 @@ def _precision(start: Start, frozen: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class _Levels:
+    """Elimination and back-substitution.
+
+    ``local``, ``middle`` and ``shared`` are how many columns a particle, a micrograph and a group have, in
+    this order; ``unit`` and ``stay (groups, columns)`` are units of the solver and precisions of the priors.
+    """
+
     start: Start
     rows: np.ndarray
     unit: np.ndarray
@@ -87,15 +93,15 @@ class _Levels:
     shared: int
 
     def solved(self, changes: Changes, g: np.ndarray, h: np.ndarray) -> Solution:
-        start, a = self.start, self.local
+        start, own = self.start, self.local
         group = start.group[self.rows]
-        inverse = np.linalg.inv(h[:, :a, :a])
-        back = inverse @ h[:, :a, a:]
-        reduced = h[:, a:, a:] - h[:, a:, :a] @ back
-        right = g[:, a:] - np.einsum("nij,nj->ni", h[:, a:, :a] @ inverse, g[:, :a])
+        inverse = np.linalg.inv(h[:, :own, :own])
+        back = inverse @ h[:, :own, own:]
+        reduced = h[:, own:, own:] - h[:, own:, :own] @ back
+        right = g[:, own:] - np.einsum("nij,nj->ni", h[:, own:, :own] @ inverse, g[:, :own])
         steps, covariance = self._upper(changes, right, reduced)
         upper = steps[start.micrograph[self.rows]]
-        local = np.einsum("nij,nj->ni", inverse, g[:, :a]) - np.einsum("nij,nj->ni", back, upper)
+        local = np.einsum("nij,nj->ni", inverse, g[:, :own]) - np.einsum("nij,nj->ni", back, upper)
         spread = covariance[start.micrograph[self.rows]]
         variance = 0.5 * np.einsum("nii->ni", inverse) + np.einsum("nij,njk,nik->ni", back, spread, back)
         return self._assembled(changes, group, local, variance, steps, covariance)
@@ -104,30 +110,30 @@ class _Levels:
         self, changes: Changes, right: np.ndarray, reduced: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Steps ``(micrographs, middle + shared)`` and their covariances, in units of the solver."""
-        start, b = self.start, self.middle
+        start, own = self.start, self.middle
         micrographs, groups = len(start.group_of_micrograph), len(start.particles.optics)
-        size = b + self.shared
+        size = own + self.shared
         g, h = np.zeros((micrographs, size)), np.zeros((micrographs, size, size))
         np.add.at(g, start.micrograph[self.rows], right)
         np.add.at(h, start.micrograph[self.rows], reduced)
         owner = start.group_of_micrograph
         stay, unit = self.stay[owner][:, self.local :], _safe(self.unit[owner][:, self.local :])
-        at = np.arange(b)
-        h[:, at, at] += np.where(start.large_micrographs(self.rows)[:, None], stay[:, :b], FROZEN)
-        g[:, :b] -= stay[:, :b] * changes.micrograph / unit[:, :b]
-        g[~start.large_micrographs(self.rows), :b] = 0.0
-        inverse = np.linalg.inv(h[:, :b, :b])
-        back = inverse @ h[:, :b, b:]
+        at = np.arange(own)
+        h[:, at, at] += np.where(start.large_micrographs(self.rows)[:, None], stay[:, :own], FROZEN)
+        g[:, :own] -= stay[:, :own] * changes.micrograph / unit[:, :own]
+        g[~start.large_micrographs(self.rows), :own] = 0.0
+        inverse = np.linalg.inv(h[:, :own, :own])
+        back = inverse @ h[:, :own, own:]
         top, side = np.zeros((groups, self.shared, self.shared)), np.zeros((groups, self.shared))
-        np.add.at(top, owner, h[:, b:, b:] - h[:, b:, :b] @ back)
-        np.add.at(side, owner, g[:, b:] - np.einsum("nij,nj->ni", h[:, b:, :b] @ inverse, g[:, :b]))
+        np.add.at(top, owner, h[:, own:, own:] - h[:, own:, :own] @ back)
+        np.add.at(side, owner, g[:, own:] - np.einsum("nij,nj->ni", h[:, own:, :own] @ inverse, g[:, :own]))
         step, spread = self._groups(changes, side, top)
-        middle = np.einsum("nij,nj->ni", inverse, g[:, :b]) - np.einsum("nij,nj->ni", back, step[owner])
+        middle = np.einsum("nij,nj->ni", inverse, g[:, :own]) - np.einsum("nij,nj->ni", back, step[owner])
         covariance = np.zeros((micrographs, size, size))
-        covariance[:, b:, b:] = spread[owner]
-        covariance[:, :b, b:] = -back @ spread[owner]
-        covariance[:, b:, :b] = np.swapaxes(covariance[:, :b, b:], 1, 2)
-        covariance[:, :b, :b] = 0.5 * inverse + back @ spread[owner] @ np.swapaxes(back, 1, 2)
+        covariance[:, own:, own:] = spread[owner]
+        covariance[:, :own, own:] = -back @ spread[owner]
+        covariance[:, own:, :own] = np.swapaxes(covariance[:, :own, own:], 1, 2)
+        covariance[:, :own, :own] = 0.5 * inverse + back @ spread[owner] @ np.swapaxes(back, 1, 2)
         return np.concatenate([middle, step[owner]], axis=1), covariance
 
     def _groups(self, changes: Changes, g: np.ndarray, h: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -151,32 +157,38 @@ class _Levels:
         steps: np.ndarray,
         covariance: np.ndarray,
     ) -> Solution:
-        start, a, b = self.start, self.local, self.middle
+        start, of_particle, of_micrograph = self.start, self.local, self.middle
         owner = start.group_of_micrograph
         longest = [
             LONGEST_AMPLITUDE if c.kind == "amplitude" else LONGEST_STEP for c in start.layout.particle
         ]
         local = np.clip(local, -np.array(longest), np.array(longest))
         particle, particle_error = changes.particle.copy(), np.zeros_like(changes.particle)
-        particle[self.rows] += local * self.unit[group][:, :a]
-        particle_error[self.rows] = np.sqrt(variance) * self.unit[group][:, :a]
+        particle[self.rows] += local * self.unit[group][:, :of_particle]
+        particle_error[self.rows] = np.sqrt(variance) * self.unit[group][:, :of_particle]
         deviation = np.sqrt(np.maximum(np.einsum("nii->ni", covariance), 0))
-        middle = np.clip(steps[:, :b], -LONGEST_STEP, LONGEST_STEP)
-        unit = self.unit[owner][:, a:]
+        middle = np.clip(steps[:, :of_micrograph], -LONGEST_STEP, LONGEST_STEP)
+        unit = self.unit[owner][:, of_particle:]
         shared, shared_error = changes.group.copy(), np.zeros_like(changes.group)
         spread = np.zeros((len(start.particles.optics), self.shared, self.shared))
-        scale = self.unit[:, a + b :]
+        scale = self.unit[:, of_particle + of_micrograph :]
         for number, micrograph in zip(*np.unique(owner, return_index=True)):
-            shared[number] += steps[micrograph, b:] * scale[number]
-            shared_error[number] = deviation[micrograph, b:] * scale[number]
-            spread[number] = covariance[micrograph, b:, b:] * np.outer(scale[number], scale[number])
+            shared[number] += steps[micrograph, of_micrograph:] * scale[number]
+            shared_error[number] = deviation[micrograph, of_micrograph:] * scale[number]
+            spread[number] = covariance[micrograph, of_micrograph:, of_micrograph:] * np.outer(
+                scale[number], scale[number]
+            )
         relative = np.abs(steps) / np.maximum(deviation, 1e-3)
         return Solution(
             changes=Changes(
-                particle=particle, micrograph=changes.micrograph + middle * unit[:, :b], group=shared
+                particle=particle,
+                micrograph=changes.micrograph + middle * unit[:, :of_micrograph],
+                group=shared,
             ),
             errors=Changes(
-                particle=particle_error, micrograph=deviation[:, :b] * unit[:, :b], group=shared_error
+                particle=particle_error,
+                micrograph=deviation[:, :of_micrograph] * unit[:, :of_micrograph],
+                group=shared_error,
             ),
             covariance=spread,
             step=float(relative.max(initial=0.0)),
