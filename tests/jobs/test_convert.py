@@ -238,3 +238,11 @@ def test_one_table_for_each_class(run, particles, tmp_path, program) -> None:
         np.testing.assert_allclose(found, percent[:, number - 1], atol=0.006)
     with pytest.raises(InputError, match="occupancies of 2 classes"):
         run("convert", input=path, to=program, occupancies_of=3, output=tmp_path / "three")
+
+
+def test_the_estimate_of_a_new_stack_knows_its_box(run, particles) -> None:
+    """Images are made a few at a time whatever the box: memory for 4096 pixels is not 64 images of them."""
+    options = {"input": particles, "new_stack": True, "dry_run": True}
+    small, large = (run("convert", box=box, **options).estimate for box in (64, 4096))
+    assert large.disk_bytes > 1000 * small.disk_bytes
+    assert small.memory_bytes + 300e6 < large.memory_bytes < 8e9

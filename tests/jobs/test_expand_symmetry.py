@@ -96,3 +96,10 @@ def test_what_is_refused(run, particles, tmp_path) -> None:
     made = made.outputs["particles"]
     with pytest.raises(InputError, match="expanded by symmetry before"):
         run("expand_symmetry", input=made, symmetry="C2", output=tmp_path / "again")
+
+
+def test_a_group_of_one_operator_is_said_to_expand_nothing(run, molecule, tmp_path) -> None:
+    made = run("simulate_particles", model=molecule, count=6, output=tmp_path / "made").outputs
+    result = run("expand_symmetry", input=made["truth"], symmetry="C1")
+    assert result.figures["particles"] == 6
+    assert any("C1 has one operator only" in note for note in result.notices)

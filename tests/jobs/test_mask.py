@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from parhelion.errors import InputError, ParameterError
-from parhelion.io.mrc import read_volume
+from parhelion.io.mrc import read_volume, write_volume
+from parhelion.model.volume import Volume
 
 
 def test_mask_holds_the_molecule_and_not_the_corners(run, molecule) -> None:
@@ -94,3 +95,13 @@ def test_map_inside_the_mask(run, molecule, tmp_path) -> None:
 def test_options_that_make_no_sense_are_refused(run, molecule, options, message) -> None:
     with pytest.raises(InputError, match=message):
         run("mask", input=molecule, **options)
+
+
+def test_masks_that_hardly_mask_or_follow_noise_are_told(run, molecule, tmp_path) -> None:
+    whole = run("mask", input=molecule, radius=500.0, output=tmp_path / "whole")
+    assert any("covers 100 % of the box" in note for note in whole.notices)
+    noise = np.random.default_rng(2).normal(size=(48, 48, 48)).astype(np.float32)
+    write_volume(tmp_path / "noise.mrc", Volume(data=noise, pixel_size_angstrom=4.0))
+    followed = run("mask", input=tmp_path / "noise.mrc", output=tmp_path / "noise")
+    assert any("separate parts, as noise has" in note for note in followed.notices)
+    assert not run("mask", input=molecule, output=tmp_path / "usual").notices

@@ -122,3 +122,10 @@ def test_nothing_left_says_what_there_is(run, particles, micrographs, tmp_path) 
     other.write_text("data_\nloop_\n_rlnSomething\n1\n")
     with pytest.raises(InputError, match="neither particles nor micrographs"):
         run("select", input=other, where="rlnSomething > 0", output=tmp_path / "d")
+
+
+def test_more_than_there_are_is_said(run, molecule, tmp_path) -> None:
+    made = run("simulate_particles", model=molecule, count=6, output=tmp_path / "made").outputs
+    result = run("select", input=made["particles"], count=10)
+    assert result.figures["kept"] == 6
+    assert "--count 10 are not there" in result.notices

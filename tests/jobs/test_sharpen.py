@@ -8,6 +8,7 @@ from parhelion.errors import InputError, ParameterError
 from parhelion.fourier.filters import apply_bfactor
 from parhelion.io.mrc import read_volume, write_volume
 from parhelion.io.star import read_star, write_star
+from parhelion.jobs._fsc import write_fsc
 from parhelion.model.table import Table
 from parhelion.model.volume import Volume
 
@@ -198,3 +199,13 @@ def plain_std(sharpen, where):
 def test_options_that_make_no_sense_are_refused(run, atoms, options, message) -> None:
     with pytest.raises(InputError, match=message):
         run("sharpen", input=atoms, **options)
+
+
+def test_resolutions_beyond_the_pixels_and_curves_of_nothing_are_told(run, molecule, tmp_path) -> None:
+    fine = run("sharpen", input=molecule, cutoff=3.0, flatten_from=5.0, output=tmp_path / "fine")
+    assert sum("does nothing: the pixels end at 8 Å" in note for note in fine.notices) == 2
+    unfiltered = run("sharpen", input=molecule, flatten_from=20.0, output=tmp_path / "plain")
+    assert "cutoff_angstrom" not in unfiltered.figures
+    write_fsc(tmp_path / "fsc.star", {"unmasked": np.r_[1.0, np.zeros(16)]}, 32, 4.0)
+    with pytest.raises(InputError, match=r"below 0\.143 from the first shell on"):
+        run("sharpen", input=molecule, fsc=tmp_path / "fsc.star", output=tmp_path / "empty")

@@ -134,7 +134,7 @@ class _Walk:
                 return -self._number(self.value(node.operand, inner))
             case ast.BinOp() if type(node.op) in ARITHMETIC:
                 left, right = (self._number(self.value(side, inner)) for side in (node.left, node.right))
-                return ARITHMETIC[type(node.op)](left, right)
+                return self._calculated(node, left, right)
             case ast.Compare():
                 return self._compared(node, inner)
             case ast.Call(func=ast.Name()) if not node.keywords:
@@ -156,6 +156,14 @@ class _Walk:
             raise self._error(f"there is no column {name}{near}; there are {', '.join(self.columns)}"[:1500])
         values = np.asarray(self.columns[name])
         return values if values.dtype.kind in "OU" else values.astype(np.float64)
+
+    def _calculated(self, node: ast.BinOp, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        """The result of + - * / % **; what is no number although its terms are is refused."""
+        found = np.asarray(ARITHMETIC[type(node.op)](left, right))
+        lost = np.isfinite(left) & np.isfinite(right) & ~np.isfinite(found)
+        if lost.any():
+            raise self._error(f"{ast.unparse(node)!r} is no number for {int(lost.sum())} of {lost.size} rows")
+        return found
 
     def _compared(self, node: ast.Compare, depth: int) -> np.ndarray:
         left = self.value(node.left, depth)

@@ -39,7 +39,7 @@ def rewritten(context: "Context", params: "Params", particles: "ParticleSet", st
     white = states_white(particles)
     settings = _settings(params, particles, white)
     source = StackSource(particles)
-    count, step = len(particles), images_at_once(settings.source_box)
+    count, step = len(particles), images_at_once(max(settings.source_box, settings.box))
     chunks = [np.arange(start, min(start + step, count)) for start in range(0, count, step)]
 
     def prepared(rows: np.ndarray) -> np.ndarray:
@@ -109,7 +109,7 @@ def rewritten_stack(context: "Context", params: "Params", path: Path, target: Pa
         radius_angstrom=params.radius,
         factor=factor,
     )
-    step = images_at_once(width)
+    step = images_at_once(max(width, settings.box))
     chunks = [np.arange(start, min(start + step, count)) for start in range(0, count, step)]
     source = Images(stack)
     shown: list[np.ndarray] = []

@@ -12,6 +12,7 @@ from pydantic import model_validator
 
 from parhelion.errors import InputError
 from parhelion.jobs._inputs import File, Files
+from parhelion.jobs._maps import images_at_once
 from parhelion.jobs._particles import Contrast
 from parhelion.registry import Estimate, JobParams, Output, Result, declare, option
 
@@ -39,6 +40,8 @@ LEFT_OUT = "What a par or cistem table leaves out"
 NEW_STACK = "New stack"
 CHANGES = ("downsample", "box", "normalise", "radius", "flip_phases", "stack_contrast")
 TORCH_BYTES = 400_000_000
+BYTES_PER_PIXEL = 40
+"""Memory of an image while it is prepared: transforms, copies, and the next chunk."""
 
 
 class Params(JobParams):
@@ -161,16 +164,18 @@ OUTPUTS = (Output(name="files", file="*", help="the converted files, under their
 def estimate(params: Params) -> Estimate:
     """The largest file, as float32 and as written."""
     sizes = [path.stat().st_size for path in params.input]
-    memory, disk = 4 * max(sizes), 4 * sum(sizes)
+    memory, disk, per_thread = 4 * max(sizes), 4 * sum(sizes), 0
     if params.new_stack:
-        memory, disk = memory + TORCH_BYTES, disk + sum(map(_stack_bytes, params.input))
-    return Estimate(memory_bytes=memory, disk_bytes=disk)
+        stacks = [_stack_size(path) for path in params.input]
+        edge = max([params.box or 0, *(box for _, box in stacks)])
+        memory += TORCH_BYTES
+        disk += sum(4 * count * (params.box or box) ** 2 for count, box in stacks)
+        per_thread = BYTES_PER_PIXEL * images_at_once(edge) * edge**2 if edge else 0
+    return Estimate(memory_bytes=memory, disk_bytes=disk, per_thread_bytes=per_thread)
 
 
-def _stack_bytes(path: "Path") -> int:
-    """Upper bound for a new stack: all images as float32, where their number and box can be found out."""
-    import numpy as np
-
+def _stack_size(path: "Path") -> tuple[int, int]:
+    """Number and box of the images in ``path``, 0 where they cannot be found out."""
     from parhelion.io.formats import format_of, open_images
     from parhelion.io.particles import read_particles
     from parhelion.jobs._particles import box_of
@@ -178,14 +183,15 @@ def _stack_bytes(path: "Path") -> int:
     try:
         kind = format_of(path).kind
         if kind == "stack":
-            return 4 * int(np.prod(open_images(path).shape))
+            count, _, box = open_images(path).shape
+            return count, box
         if kind != "particles":
-            return 0
+            return 0, 0
         particles = read_particles(path, pixel_size_angstrom=1.0)
-        return 4 * len(particles) * box_of(particles) ** 2
+        return len(particles), box_of(particles)
     except InputError:
         # what is wrong is said when the table is read for good
-        return 0
+        return 0, 0
 
 
 def run(context: "Context", params: Params) -> Result:

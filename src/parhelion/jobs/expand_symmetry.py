@@ -50,6 +50,8 @@ def run(context: "Context", params: Params) -> Result:
     for note in notes:
         context.notice(note)
     group = symmetry_group(params.symmetry)
+    if len(group) == 1:
+        context.notice(f"{group.name} has one operator only: every particle stays a single one")
     expanded = expand_by_symmetry(particles, group, np.random.default_rng([context.seed, 11]))
     if particles.half is None:
         context.notice(

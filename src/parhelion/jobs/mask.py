@@ -23,6 +23,9 @@ FOLLOWING = "Mask that follows the molecule"
 SPHERE, MASKED = "Sphere", "Masked map"
 HALF = 0.5
 
+HARDLY_A_MASK = 0.6
+MANY_PARTS = 8
+
 
 class Params(JobParams):
     """What the job takes."""
@@ -144,6 +147,15 @@ def run(context: "Context", params: Params) -> Result:
         "mask_volume_angstrom3": inside * pixel**3,
         "mask_fraction_percent": 100 * inside / mask.data.size,
     }
+    if inside > HARDLY_A_MASK * mask.data.size:
+        context.notice(
+            f"the mask covers {100 * inside / mask.data.size:.0f} % of the box; it hardly excludes solvent"
+        )
+    if int(figures.get("components") or 0) > MANY_PARTS:
+        context.notice(
+            f"the mask is made of {figures['components']} separate parts, as noise has; check the threshold, "
+            "and that the map shows a molecule"
+        )
     mrc.write_volume(context.path("mask"), mask)
     masked = apply_mask(
         volume,

@@ -97,6 +97,8 @@ def run(context: "Context", params: Params) -> Result:
     chosen = write_table(context, table, kept)
     show(context, columns, kept, params.where)
     context.notice(f"{len(kept)} of {len(table)} {chosen} are kept")
+    if params.count is not None and len(kept) < params.count:
+        context.notice(f"--count {params.count} are not there")
     return Result(
         figures={"kept": len(kept), "left_out": len(table) - len(kept), "table": chosen},
         outputs={chosen: context.path(chosen)},

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import model_validator
 
+from parhelion.errors import InputError
 from parhelion.jobs._inputs import File, MapFile
 from parhelion.jobs._maps import pixel_size_option, voxels
 from parhelion.registry import Estimate, JobParams, Output, Result, declare, option
@@ -172,6 +173,7 @@ def run(context: "Context", params: Params) -> Result:
         volume = undo_gridding(volume)
     mask = _mask(params, volume)
     merit, cutoff = _merit(context, params, volume, mask)
+    _say_what_does_nothing(context, params, volume)
     settings = FlattenSettings(
         flatten_from_angstrom=params.flatten_from or None,
         pre_bfactor_angstrom2=params.pre_bfactor,
@@ -189,8 +191,18 @@ def run(context: "Context", params: Params) -> Result:
         context.report.slices(mask, "Mask")
     _write_spectrum(context, found)
     _show(context, found, volume, result)
-    figures = {"cutoff_angstrom": cutoff, "sigma": float(result.data.std())}
+    figures: dict[str, float | int | str | None] = {"sigma": float(result.data.std())}
+    if cutoff is not None:
+        figures = {"cutoff_angstrom": cutoff, **figures}
     return Result(figures=figures, outputs=outputs)
+
+
+def _say_what_does_nothing(context: "Context", params: Params, volume: "Volume") -> None:
+    """Notices for resolutions that the map's pixels do not reach."""
+    nyquist = 2 * volume.pixel_size_angstrom
+    for name, value in (("--cutoff", params.cutoff), ("--flatten-from", params.flatten_from)):
+        if value and value < nyquist:
+            context.notice(f"{name} {value:g} does nothing: the pixels end at {nyquist:.4g} Å (Nyquist)")
 
 
 def _finished(params: Params, volume: "Volume", mask: "Volume | None") -> "tuple[Volume, Volume | None]":
@@ -255,6 +267,11 @@ def _merit(
         curve = np.interp(frequency, at, table.fsc, left=1.0, right=0.0)
         if params.cutoff is None:
             cutoff = resolution_at(curve, 0.143, box, pixel)
+            if cutoff >= 0.999 * box * pixel:
+                raise InputError(
+                    f"the FSC of {params.fsc} is below 0.143 from the first shell on, which leaves nothing "
+                    "of the map; give another one, or say with --cutoff where to low-pass"
+                )
         if params.mass is not None:
             curve = st.particle_fsc(curve, particle_share(params.mass, volume, mask))
         ssnr = st.ssnr_of_fsc(curve)

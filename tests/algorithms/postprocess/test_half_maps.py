@@ -171,3 +171,30 @@ def test_a_bfactor_steeper_than_maps_need_is_bounded_and_said():
     assert _choose_bfactor(None, fit, 10.0, 7.0, notes) == -STEEPEST_BFACTOR * 49
     assert "-927" in notes[0] and "-490" in notes[0]
     assert _choose_bfactor(-927.0, fit, 10.0, 7.0, notes) == -927.0
+
+
+def test_maps_that_do_not_agree_are_told() -> None:
+    truth = molecule()
+    one, other = halves(truth, 0.3)
+    rng = np.random.default_rng(11)
+    noise = volume(rng.normal(size=truth.data.shape).astype(np.float32))
+    mask = spherical(50)
+    inverse = postprocess(one, volume(-other.data), mask)
+    assert any("one shows protein white, the other black" in note for note in inverse.notes)
+    unlike = postprocess(one, noise, mask)
+    assert any("hardly agree even in their coarsest shells" in note for note in unlike.notes)
+    assert not any("coarsest" in note or "inverse" in note for note in postprocess(one, other, mask).notes)
+
+
+def test_a_low_pass_that_does_nothing_or_leaves_nothing() -> None:
+    one, other = halves(molecule(), 0.3)
+    mask = spherical(10)
+    pixel = one.pixel_size_angstrom
+    beyond = postprocess(one, other, mask, lowpass_angstrom=pixel)
+    assert any("does nothing: the pixels end at" in note for note in beyond.notes)
+    finer = postprocess(one, other, mask, lowpass_angstrom=0.8 * beyond.resolution_angstrom)
+    assert any("finer than its resolution" in note for note in finer.notes) == (
+        0.8 * beyond.resolution_angstrom > 2 * pixel
+    )
+    with pytest.raises(ParameterError, match="leaves nothing of a map"):
+        postprocess(one, other, mask, lowpass_angstrom=2 * one.box * pixel)

@@ -11,6 +11,7 @@ from parhelion.model.volume import Volume
 
 RANDOMISE_BELOW_FSC = 0.8
 RESOLUTION_FSC = 0.143
+COARSE_FSC = 0.5
 UNRANDOMISED_SHELLS = 2  # shells just beyond the randomisation are disturbed by its edge and stay uncorrected
 
 
@@ -71,6 +72,38 @@ def check_mask(mask: Volume, reference: Volume) -> None:
     low, high = float(mask.data.min()), float(mask.data.max())
     if not (low >= -1e-4 and high <= 1 + 1e-4 and high > 0):
         raise InputError(f"a mask has values from 0 to 1, found {low:g} to {high:g}; threshold it first")
+
+
+def notes_on_curves(curves: GoldStandard, mask: Volume) -> list[str]:
+    """What a user should be told of the FSC inside ``mask``: where it is not what it seems."""
+    notes = []
+    nyquist = 2 * mask.pixel_size_angstrom
+    if curves.resolution_angstrom <= nyquist * 1.02:
+        notes.append(f"the FSC reaches Nyquist ({nyquist:.2f} Å): the pixel size limits the resolution")
+    beyond = curves.randomised[curves.randomised_from_shell + 2 :]
+    if len(beyond) and float(np.max(beyond)) > 0.5:
+        notes.append(
+            f"the phase-randomised maps correlate up to {float(np.max(beyond)):.2f} inside the mask: it is "
+            "too small, too tight or too sharp; use a wider or softer one"
+        )
+    share = float((np.asarray(mask.data) > 0).mean())
+    if share > 0.6:
+        notes.append(f"the mask covers {100 * share:.0f} % of the box; it hardly excludes solvent")
+    return notes + notes_on_disagreement(curves.masked)
+
+
+def notes_on_disagreement(curve: np.ndarray) -> list[str]:
+    """A note where two maps hardly agree in the coarsest shells of their FSC ``(shells,)``."""
+    coarse = float(curve[1:4].mean())
+    if coarse >= COARSE_FSC:
+        return []
+    if coarse < -COARSE_FSC:
+        return ["the maps are the inverse of each other: one shows protein white, the other black"]
+    return [
+        f"the maps hardly agree even in their coarsest shells (FSC {coarse:.2f}; maps of one structure reach "
+        "0.9), so that the resolution means little: they show different structures, lie in different frames, "
+        "or are noise"
+    ]
 
 
 def correct_for_mask(masked: np.ndarray, randomised: np.ndarray, first_shell: int) -> np.ndarray:

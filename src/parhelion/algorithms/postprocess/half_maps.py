@@ -8,6 +8,7 @@ from parhelion.algorithms.postprocess.gold_standard import (
     GoldStandard,
     check_half_maps,
     gold_standard_fsc,
+    notes_on_curves,
 )
 from parhelion.algorithms.postprocess.sharpen import (
     DetectorMtf,
@@ -90,8 +91,8 @@ def postprocess(
     if used is None:
         raise ParameterError("a mask is needed, or the automatic one")
     curves = gold_standard_fsc(half1, half2, used, seed=seed)
-    notes = _notes(curves, used, half1.box, pixel)
-    cutoff = curves.resolution_angstrom if lowpass_angstrom is None else lowpass_angstrom
+    notes = notes_on_curves(curves, used)
+    cutoff = _lowpass(lowpass_angstrom, curves.resolution_angstrom, half1, notes)
     fit_to = max(fit_to_angstrom or 0.0, curves.resolution_angstrom)
     data = _weighted(average, curves, mtf, weight_by_fsc)
     fit = guinier_fit(data, pixel, fit_from_angstrom, fit_to) if fit_to < fit_from_angstrom else None
@@ -111,6 +112,25 @@ def postprocess(
         guinier=fit,
         notes=tuple(notes),
     )
+
+
+def _lowpass(given: float | None, resolution: float, like: Volume, notes: list[str]) -> float:
+    """Where the map is low-passed (Å); ParameterError where nothing would be left."""
+    if given is None:
+        return resolution
+    extent, nyquist = like.box * like.pixel_size_angstrom, 2 * like.pixel_size_angstrom
+    if given >= extent:
+        raise ParameterError(
+            f"a low-pass at {given:g} Å leaves nothing of a map of {extent:g} Å; choose a finer one"
+        )
+    if given < nyquist:
+        notes.append(f"a low-pass at {given:g} Å does nothing: the pixels end at {nyquist:.4g} Å (Nyquist)")
+    elif given < 0.95 * resolution:
+        notes.append(
+            f"the map is low-passed at {given:g} Å, finer than its resolution of {resolution:.4g} Å: what "
+            "lies between is mostly noise"
+        )
+    return given
 
 
 def _weighted(
@@ -162,20 +182,3 @@ def _finish(data: np.ndarray, pixel: float, bfactor: float, cutoff: float) -> np
     # Beyond the low-pass the sharpening would only overflow; it stays constant there.
     capped = radius.clamp_max(1 / cutoff + FILTER_EDGE_SHELLS / (data.shape[0] * pixel))
     return apply_envelope(data, low * bfactor_envelope(capped, bfactor)).astype(np.float32)
-
-
-def _notes(curves: GoldStandard, mask: Volume, box: int, pixel: float) -> list[str]:
-    notes = []
-    nyquist = 2 * pixel
-    if curves.resolution_angstrom <= nyquist * 1.02:
-        notes.append(f"the FSC reaches Nyquist ({nyquist:.2f} Å): the pixel size limits the resolution")
-    beyond = curves.randomised[curves.randomised_from_shell + 2 :]
-    if len(beyond) and float(np.max(beyond)) > 0.5:
-        notes.append(
-            f"the phase-randomised maps correlate up to {float(np.max(beyond)):.2f} inside the mask: it is "
-            "too tight or too sharp; use a wider or softer one"
-        )
-    share = float((np.asarray(mask.data) > 0).mean())
-    if share > 0.6:
-        notes.append(f"the mask covers {100 * share:.0f} % of the box; it hardly excludes solvent")
-    return notes
