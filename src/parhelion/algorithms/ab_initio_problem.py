@@ -39,6 +39,7 @@ def make_problem(
     prepare.check_count(particles)
     pixel, diameter = particles.optics[0].pixel_size_angstrom, settings.diameter_angstrom
     prepare.check_diameter(diameter, source.box, pixel)
+    prepare.check_shift_range(shift_range(settings), source.box, pixel)
     extent = source.box * pixel
     first, last = shell_limits(settings, extent, prepare.highest_shell(source.box, pixel, None))
     points = FourierPoints(source.box, kept_shell(source.box, pixel, last))

@@ -101,6 +101,16 @@ def check_diameter(diameter_angstrom: float, box: int, pixel_size_angstrom: floa
         )
 
 
+def check_shift_range(shift_angstrom: float, box: int, pixel_size_angstrom: float) -> None:
+    """ParameterError where particles are to be looked for outside their images."""
+    reach = box * pixel_size_angstrom / 2
+    if shift_angstrom > reach:
+        raise ParameterError(
+            f"a shift range of {shift_angstrom:g} Å (--shift-range) reaches beyond the images, whose edge is "
+            f"{reach:.0f} Å from the centre"
+        )
+
+
 def start_resolution(diameter_angstrom: float, pixel_size_angstrom: float) -> float:
     """To which resolution in Å a starting map is filtered by default."""
     wanted = diameter_angstrom / CYCLES_OF_START

@@ -138,6 +138,7 @@ def completed_settings(settings: RefineSettings, reference: Volume, observer: Ob
     shift = settings.shift_angstrom
     if shift is None:
         shift = min(max(LEAST_SHIFT_ANGSTROM, 0.1 * diameter), 0.25 * box * pixel)
+    prepare.check_shift_range(shift, box, pixel)
     completed = replace(
         settings,
         diameter_angstrom=diameter,

@@ -107,11 +107,12 @@ def make_problem(
             "not classified in the plane"
         )
     prepare.check_diameter(settings.diameter_angstrom, source.box, pixel)
+    prepare.check_shift_range(settings.shift_range, source.box, pixel)
     extent = source.box * pixel
     last = highest_shell(settings, source.box, pixel)
     points = FourierPoints(source.box, min(last + MARGIN_SHELLS, source.box // 2 - 1))
     radius = min(settings.mask_radius, (source.box / 2 - EDGE_PIXELS) * pixel)
-    check_mask(radius, settings, pixel)
+    check_mask(radius, settings, source.box, pixel)
     loader = ParticleLoader(
         particles=prepare.with_noise_groups(particles),
         source=source,
@@ -188,8 +189,16 @@ def highest_shell(settings: Class2dSettings, box: int, pixel_size_angstrom: floa
     return shell
 
 
-def check_mask(radius_angstrom: float, settings: Class2dSettings, pixel_size_angstrom: float) -> None:
-    """ParameterError where the mask is smaller than what can be told apart."""
+def check_mask(
+    radius_angstrom: float, settings: Class2dSettings, box: int, pixel_size_angstrom: float
+) -> None:
+    """ParameterError where the mask is smaller than what can be told apart, or larger than the images."""
+    reach = box * pixel_size_angstrom / 2
+    if (settings.mask_radius_angstrom or 0) > reach:
+        raise ParameterError(
+            f"a mask radius of {settings.mask_radius:g} Å does not fit into the box of {box} pixels, whose "
+            f"edge is {reach:.0f} Å from the centre"
+        )
     if radius_angstrom < 4 * pixel_size_angstrom:
         raise ParameterError(
             f"a mask radius of {settings.mask_radius:g} Å is less than 4 pixels of "

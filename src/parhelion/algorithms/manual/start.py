@@ -65,6 +65,8 @@ def start_state(
         half=split_halves(count, rng, particles.half),
         noise=noise,
     )
+    if settings.mode == "global":
+        prepare.check_shift_range(max(settings.shift_range), loader.box, loader.pixel_size_angstrom)
     check_sample(problem, rng)
     if references:
         state = replace(state, references=_scaled(problem, references, noise, rng))
