@@ -84,6 +84,13 @@ CONVENTIONS = (
         "optics/test_ctf.py::test_relion_applies_the_same_ctf",
     ),
     Convention(
+        "FSC in tables",
+        "`fsc.star` has every curve; `statistics*.txt` of every job the one that resolutions are read from, "
+        "inside the mask and freed of what the mask adds (`fsc` without a mask: as it is), as its first line "
+        "says",
+        "jobs/test_reconstruct.py::test_statistics_in_cistems_columns",
+    ),
+    Convention(
         "even aberrations",
         "RELION's even Zernike terms are subtracted from χ",
         "optics/test_ctf.py::test_relion_applies_the_same_ctf",
@@ -245,6 +252,13 @@ DIFFERENCES = (
         "radians",
         "degrees",
         "io/test_exchange.py::test_columns_of_par",
+    ),
+    Difference(
+        "FSC in statistics",
+        "cisTEM",
+        "inside the mask",
+        "inside the mask, freed by random phases of what the mask adds",
+        "jobs/test_reconstruct.py::test_statistics_in_cistems_columns",
     ),
     Difference(
         "rows of TIFF files",

@@ -40,6 +40,10 @@ def test_window_threshold_mask_and_bfactor(run, half_maps, molecule, tmp_path) -
     strict = run("local_resolution", input=half_maps, window=30.0, threshold=0.9, output=tmp_path / "c")
     assert strict.figures["resolution_p50_angstrom"] > plain.figures["resolution_p50_angstrom"]
     sharp = run("local_resolution", input=half_maps, window=30.0, bfactor=-1500.0, output=tmp_path / "d")
+    # at 0.143 as everywhere, whatever the windows' threshold; and at that
+    usual, at = "global_resolution_angstrom", "global_resolution_at_threshold_angstrom"
+    assert strict.figures[usual] == plain.figures[usual] < plain.figures[at]
+    assert strict.figures[at] > plain.figures[at]
     maps = [read_volume(r.outputs["map"]).data.std() for r in (sharp, plain)]
     assert maps[0] > 1.2 * maps[1]
     everything = Volume(data=np.ones((32,) * 3, np.float32), pixel_size_angstrom=4.0)
@@ -56,3 +60,7 @@ def test_what_is_refused(run, half_maps, molecule, tmp_path) -> None:
         run("local_resolution", input=half_maps, filter_map=molecule, bfactor=-10.0)
     with pytest.raises(InputError, match="in this map it can be 16 to 64"):
         run("local_resolution", input=half_maps, window=5.0, output=tmp_path / "w")
+    other = tmp_path / "other.mrc"
+    write_volume(other, Volume(data=read_volume(molecule).data, pixel_size_angstrom=4.5))
+    with pytest.raises(InputError, match=r"other\.mrc has 4\.5 Å per pixel, the half maps 4"):
+        run("local_resolution", input=half_maps, filter_map=other, output=tmp_path / "p")

@@ -1,10 +1,12 @@
 """postprocess: all results of one run, options that exclude each other, MTF."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from parhelion.errors import MetadataError, ParameterError
-from parhelion.io.mrc import read_volume
+from parhelion.errors import InputError, MetadataError, ParameterError
+from parhelion.io.mrc import read_volume, write_volume
 from parhelion.io.star import read_star
 from parhelion.io.star_writer import write_star
 from parhelion.model.table import Table
@@ -18,6 +20,18 @@ def test_results_agree_with_each_other(run, half_maps) -> None:
     assert 8 <= result.figures["resolution_angstrom"] < 30
     (table,) = read_star(result.outputs["fsc"]).values()
     assert "rlnFourierShellCorrelationCorrected" in table
+
+
+def test_a_mask_of_another_pixel_size_is_refused(run, half_maps, molecule, tmp_path) -> None:
+    """Its shape would fit; a header that says nothing, or what the map's own says, is no reason."""
+    made = read_volume(run("mask", input=molecule, radius=50).outputs["mask"])
+    other = tmp_path / "other.mrc"
+    write_volume(other, replace(made, pixel_size_angstrom=5.0))
+    with pytest.raises(InputError, match=r"5 Å per pixel.*half1\.mrc has 4"):
+        run("postprocess", input=half_maps, mask=other)
+    for pixel, given in ((1.0, None), (4.02, None), (4.0, 5.0)):
+        write_volume(other, replace(made, pixel_size_angstrom=pixel))
+        run("postprocess", input=half_maps, mask=other, pixel_size=given, output=tmp_path / f"{pixel}")
 
 
 def test_given_mask_is_used(run, half_maps, molecule) -> None:
@@ -65,7 +79,7 @@ def test_statistics_and_the_particle_without_its_solvent(run, half_maps, tmp_pat
     light = run("postprocess", input=half_maps, mass=80.0, output=tmp_path / "light")
     assert light.figures["particle_resolution_angstrom"] <= light.figures["resolution_angstrom"]
     rows = [
-        [line.split() for line in r.outputs["statistics"].read_text().splitlines()[1:]]
+        [line.split() for line in r.outputs["statistics"].read_text().splitlines()[2:]]
         for r in (plain, light)
     ]
     assert len(rows[0]) == 16

@@ -7,6 +7,7 @@ from parhelion.errors import InputError, MetadataError, ParameterError
 from parhelion.fourier.shells import fsc
 from parhelion.io.mrc import read_volume
 from parhelion.io.star import read_star
+from parhelion.jobs._fsc import CORRECTED
 
 
 @pytest.fixture
@@ -194,7 +195,15 @@ def test_statistics_in_cistems_columns(run, simulated, tmp_path) -> None:
         smooth=True,
         output=tmp_path / "b",
     )
-    assert plain.outputs["statistics"].read_text().startswith("C SHELL")
+    first, second, _ = plain.outputs["statistics"].read_text().split("\n", 2)
+    assert first == f"C {CORRECTED}" and second.startswith("C SHELL")
+    shown = read_star(plain.outputs["fsc"])["fsc"]
+    corrected, masked = (
+        shown[f"rlnFourierShellCorrelation{kind}"].astype(float)[1:] for kind in ("Corrected", "MaskedMaps")
+    )
+    written = read_statistics(plain.outputs["statistics"]).fsc
+    np.testing.assert_allclose(written, corrected, atol=1e-5)
+    assert np.abs(written - masked).max() > 1e-3
     one, other = (read_statistics(r.outputs["statistics"]) for r in (plain, massive))
     assert one.part_ssnr is not None and other.part_ssnr is not None
     assert other.part_ssnr[4] > one.part_ssnr[4]

@@ -209,6 +209,12 @@ def test_the_maps_of_every_round_are_kept(run, simulated) -> None:
     np.testing.assert_array_equal(read_volume(last).data, read_volume(found.outputs["half1"]).data)
     first = next(p for p in found.outputs["rounds"] if p.name == "round_001_half1.mrc")
     assert not np.array_equal(read_volume(first).data, read_volume(last).data)
+    # one meaning in all tables of statistics: the corrected curve
+    table, shown = (last.with_name(f"round_002_{name}") for name in ("statistics.txt", "fsc.star"))
+    np.testing.assert_allclose(read_statistics(table).fsc, read_statistics(shown).fsc, atol=1e-5)
+    whole = read_statistics(found.outputs["statistics"])
+    # a round's tables end with what its maps hold, before the box's last shell
+    np.testing.assert_allclose(read_statistics(table).fsc[:-1], whole.fsc[:-1], atol=1e-5)
 
 
 REACH = {

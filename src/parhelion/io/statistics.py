@@ -94,10 +94,11 @@ def write_statistics(
     part_ssnr: np.ndarray,
     rec_ssnr: np.ndarray,
     pixel_size_angstrom: float,
+    comment: str = "",
 ) -> None:
-    """Write curves ``(shells,)`` from shell 0 on as cisTEM's statistics (shell 0 is left out).
-    OutputError."""
-    lines = [HEADS]
+    """Write curves ``(shells,)`` from shell 0 on as cisTEM's statistics (shell 0 is left out), below a line
+    of ``comment``. OutputError."""
+    lines = [f"C {comment}", HEADS] if comment else [HEADS]
     for shell in range(1, len(fsc)):
         resolution = float(resolution_angstrom[shell])
         roots = np.sqrt([max(part_ssnr[shell], 0.0), max(rec_ssnr[shell], 0.0)])

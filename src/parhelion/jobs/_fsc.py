@@ -70,10 +70,23 @@ def share_or_notice(
         return 1.0
 
 
+CORRECTED = "FSC of the half maps inside the mask, freed by random phases of what the mask adds"
+UNMASKED = "FSC of the half maps as they are, without a mask"
+
+
 def write_cistem_statistics(
-    path: Path, curve: "np.ndarray", like: "Volume", share: float = 1.0, *, smooth: bool = False
+    path: Path,
+    curve: "np.ndarray",
+    like: "Volume",
+    share: float = 1.0,
+    *,
+    masked: bool = True,
+    smooth: bool = False,
 ) -> "ShellStatistics":
-    """Write an FSC, one value per shell from 0, as cisTEM's statistics; ``share`` as of particle_share."""
+    """Write an FSC, one value per shell from 0, as cisTEM's statistics; ``share`` as of particle_share.
+
+    ``curve`` is the corrected one where there is a mask, in every job: that which resolutions are read from.
+    """
     from parhelion.algorithms.postprocess.statistics import shell_statistics
     from parhelion.fourier.shells import shell_resolution
     from parhelion.io.statistics import write_statistics
@@ -88,6 +101,7 @@ def write_cistem_statistics(
         found.part_ssnr,
         found.rec_ssnr,
         pixel,
+        CORRECTED if masked else UNMASKED,
     )
     return found
 

@@ -1,15 +1,19 @@
 """What jobs on maps share: the pixel-size option, the size of a map, and reading of maps that must fit."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from parhelion.errors import InputError
+from parhelion.jobs._inputs import MAP_SUFFIXES
 from parhelion.registry import Estimate, option
 
 if TYPE_CHECKING:
     from parhelion.model.volume import Volume
 
 PIXEL_TOLERANCE = 0.001
+MASK_TOLERANCE = 0.01
+"""Pixel sizes of a mask and a map that differ by less are rounded differently, no more."""
 PROJECTOR_BYTES_PER_VOXEL = 106
 COMPILED_CODE_BYTES = 150_000_000
 PIXELS_AT_ONCE = 64 * 96**2
@@ -75,17 +79,39 @@ def read_mask(path: Path, like: "Volume", name: Path) -> "Volume":
     from parhelion.io import mrc
     from parhelion.model.volume import Volume
 
-    header = mrc.read_header(path)
-    mask = mrc.read_volume(path, header.pixel_size_angstrom or like.pixel_size_angstrom)
+    mask = mrc.read_volume(path, like.pixel_size_angstrom)
     if mask.data.shape != like.data.shape:
         raise InputError(
             f"mask {path} has {_shape(mask)} voxels, map {name} has {_shape(like)}: the mask belongs to "
             "another map; make one with parhelion mask"
         )
+    check_mask_pixel(path, (like.pixel_size_angstrom,), (name,))
     low, high = float(mask.data.min()), float(mask.data.max())
     if low < -1e-4 or high > 1 + 1e-4 or high <= 0:
         raise InputError(f"mask {path} has values from {low:g} to {high:g}, expected 0 to 1")
     return Volume(data=mask.data, pixel_size_angstrom=like.pixel_size_angstrom)
+
+
+def check_mask_pixel(path: Path, wanted: Sequence[float], of: Sequence[Path]) -> None:
+    """InputError where the mask's header states another pixel size than those ``wanted`` (Å).
+
+    A header says nothing with 0 or 1, which is what programs write that do not know it, nor where the header
+    of a map among ``of`` says the same, which then was overruled for both.
+    """
+    from parhelion.io import mrc
+
+    found = mrc.read_header(path).pixel_size_angstrom
+    headers = [mrc.read_header(one).pixel_size_angstrom for one in of if one.suffix.lower() in MAP_SUFFIXES]
+    if not found or found == 1 or any(_same(found, one) for one in (*wanted, *headers) if one):
+        return
+    raise InputError(
+        f"mask {path} has {found:.4g} Å per pixel, {of[0]} has {wanted[0]:.4g}: the mask belongs to another "
+        "map; resample it, or correct its header (parhelion resample with --input-pixel-size)"
+    )
+
+
+def _same(one: float, other: float) -> bool:
+    return abs(one / other - 1) <= MASK_TOLERANCE
 
 
 def _shape(volume: "Volume") -> str:

@@ -168,7 +168,7 @@ def _write(context: "Context", params: MapParams, found: "ReconstructResult") ->
     if found.curves is not None:
         write_fsc(path("fsc"), curves_by_kind(found.curves), found.map.box, found.map.pixel_size_angstrom)
         share = share_or_notice(context, params.mass, found.map, found.mask)
-        curve = found.curves.masked
+        curve = found.curves.corrected
         write_cistem_statistics(path("statistics"), curve, found.map, share, smooth=params.smooth)
         written |= {name: path(name) for name in ("fsc", "statistics")}
     return written

@@ -60,8 +60,11 @@ def class_settings_of(params: "Params", seed: int) -> "ClassesSettings":
 
 def round_keeper(context: "Context") -> "Callable[[str, RoundMaps], None]":
     """Writes what every round of a part of the work (a name, or nothing) made to ``rounds/``."""
+    import numpy as np
+
+    from parhelion.algorithms.postprocess.gold_standard import gold_standard_fsc
     from parhelion.io import mrc
-    from parhelion.jobs._fsc import write_cistem_statistics, write_fsc
+    from parhelion.jobs._fsc import curves_by_kind, write_cistem_statistics, write_fsc
 
     def keep(part: str, made: "RoundMaps") -> None:
         name = f"{part and part + '_'}round_{made.number:03d}"
@@ -75,8 +78,12 @@ def round_keeper(context: "Context") -> "Callable[[str, RoundMaps], None]":
         }
         for what, volume in volumes.items():
             mrc.write_volume(context.path("rounds", f"{name}_{what}", "mrc"), volume)
-        write_fsc(context.path("rounds", f"{name}_fsc", "star"), {"masked": made.fsc}, box, pixel)
-        write_cistem_statistics(context.path("rounds", f"{name}_statistics", "txt"), made.fsc, made.mask)
+        curves = curves_by_kind(gold_standard_fsc(*made.half_maps, made.mask, seed=context.seed))
+        # maps of a round may end before the images do; what a mask brings to finer shells is nothing
+        curves = {kind: np.where(made.fsc != 0, curve, 0.0) for kind, curve in curves.items()}
+        write_fsc(context.path("rounds", f"{name}_fsc", "star"), curves, box, pixel)
+        to = context.path("rounds", f"{name}_statistics", "txt")
+        write_cistem_statistics(to, curves["corrected"], made.mask)
 
     return keep
 

@@ -274,6 +274,7 @@ def _mask(
     """What lies above 0 in the given mask, with a soft edge; it must fit the particles or a reference."""
     from parhelion.images.masks import soft_dilation
     from parhelion.io import mrc
+    from parhelion.jobs._maps import check_mask_pixel
     from parhelion.model.volume import Volume
 
     if params.mask is None:
@@ -288,7 +289,8 @@ def _mask(
             f"mask {params.mask} has {shape} voxels, the particles have {box} pixels: the mask belongs to "
             "another map; make one with parhelion mask"
         )
-    data = mrc.read_volume(params.mask, header.pixel_size_angstrom or fitting[0]).data
+    check_mask_pixel(params.mask, fitting, (params.input, *(params.references or ())))
+    data = mrc.read_volume(params.mask, fitting[0]).data
     body = data > 0
     if not body.any():
         raise InputError(f"mask {params.mask} is empty: no density lies above 0")
@@ -340,7 +342,7 @@ def write(context: "Context", params: "ManualParams", work: Work) -> dict[str, P
         like = one.curves_like
         write_fsc(context.path("fsc", name), curves_by_kind(one.curves), like.box, like.pixel_size_angstrom)
         share = share_or_notice(context, params.mass, like, one.mask)
-        write_cistem_statistics(context.path("statistics", name), one.curves.masked, like, share)
+        write_cistem_statistics(context.path("statistics", name), one.curves.corrected, like, share)
         write_particles(context.path("class_particles", name), one.particles)
     write_particles(context.path("particles"), result.particles)
     write_changes(context.path("changes"), work)

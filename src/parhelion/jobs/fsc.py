@@ -167,7 +167,9 @@ def _statistics(
     from parhelion.jobs._fsc import particle_share, write_cistem_statistics
 
     share = particle_share(params.mass, like, mask)
-    found = write_cistem_statistics(context.path("statistics"), best, like, share, smooth=params.smooth)
+    found = write_cistem_statistics(
+        context.path("statistics"), best, like, share, masked=mask is not None, smooth=params.smooth
+    )
     if params.mass is None:
         return {}
     box, pixel = like.box, like.pixel_size_angstrom
