@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from parhelion.errors import FormatError, InputError
+from parhelion.errors import FormatError, InputError, ParameterError
 from parhelion.io.mrc import StackWriter, open_stack
 from parhelion.io.particles import read_particles
 from parhelion.jobs._particles import read_with_images
@@ -53,3 +53,20 @@ def test_one_image_does_not_show_its_contrast(simulated) -> None:
         read_with_images(simulated["particles"], Notices())
     particles, _ = read_with_images(simulated["particles"], Notices(), contrast="black")
     assert len(particles) == 12
+
+
+@pytest.mark.parametrize(
+    ("job", "options", "said"),
+    [
+        ("class2d", {"classes": 2, "shift_range": 100}, "a shift range of 100 Å"),
+        ("class2d", {"classes": 2, "mask_radius": 4000}, "a mask radius of 4000 Å does not fit"),
+        ("abinitio", {"shift_range": 100}, "a shift range of 100 Å"),
+        ("refine", {"reference": "map", "shift_range": 100}, "a shift range of 100 Å"),
+        ("refine_manual", {"references": "map", "shift_range": 100}, "a shift range of 100 Å"),
+    ],
+)
+def test_what_lies_outside_the_images_is_not_searched(simulated, run, job, options, said) -> None:
+    """The box of 32 pixels of 4 Å ends 64 Å from its centre."""
+    options = {name: simulated["reference"] if value == "map" else value for name, value in options.items()}
+    with pytest.raises(ParameterError, match=said):
+        run(job, input=simulated["particles"], diameter=80, contrast="white", **options)
