@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import model_validator
 
+from parhelion.jobs import _engine_options as shared
 from parhelion.jobs._inputs import MapFile, ParticlesFile, known_symmetry
 from parhelion.jobs._particles import Contrast, contrast_option, particle_pixel_size_option
 from parhelion.registry import CommaList, Estimate, JobParams, Output, Result, declare, option
@@ -143,17 +144,8 @@ class Params(JobParams):
         default_text="0; with --scheme cistem 2 once the limit is finer than 8 Å",
         group=MAPS,
     )
-    blurring: bool = option(
-        True, help="every pose goes into the maps with its likelihood; otherwise the best alone", group=MAPS
-    )
-    smoothing: float = option(
-        1.0,
-        help="below 1, likelihoods blur more: they count to this power",
-        unit="1",
-        ge=0.05,
-        le=1,
-        group=MAPS,
-    )
+    blurring: bool = shared.blurring_option(MAPS)
+    smoothing: float = shared.smoothing_option(MAPS)
     centre: bool = option(
         False,
         help="bring the map to the middle of its box, as far as the symmetry leaves it free",
@@ -187,21 +179,9 @@ class Params(JobParams):
         default_text="made automatically",
         group=MASK,
     )
-    auto_mask: bool = option(
-        True, help="follow the molecule by a generous mask; otherwise a sphere is used", group=MASK
-    )
-    outer_radius: float | None = option(
-        None,
-        help="radius of the sphere outside which references are empty",
-        unit="Å",
-        gt=0,
-        le=5000,
-        default_text="0.55 of the diameter",
-        group=MASK,
-    )
-    inner_radius: float = option(
-        0.0, help="radius inside which that sphere is hollow", unit="Å", ge=0, le=5000, group=MASK
-    )
+    auto_mask: bool = shared.auto_mask_option(MASK)
+    outer_radius: float | None = shared.outer_radius_option(MASK, of="references")
+    inner_radius: float = shared.inner_radius_option(MASK)
     mask_edge: float | None = option(
         None,
         help="width of the masks' cosine edge; a given mask gets one of this width",
