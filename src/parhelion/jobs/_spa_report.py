@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from parhelion.jobs.spa import Decision, Params
     from parhelion.model.particles import ParticleSet
     from parhelion.registry import Result
+    from parhelion.report.document import Report
     from parhelion.run.context import Context
 
 SAMPLE, FEWEST = 300, 40
@@ -68,44 +69,52 @@ def show_gain(
     section = context.report.section("What the 2D classes gained")
     if classes.step is None or classes.kept is None:
         return {}
-    table = read_star(Path(str(classes.step.outputs["table"])))["model_classes"]
+    _show_classes(section, classes.step)
+    particles = read_particles(Path(str(classes.step.outputs["particles"])))
+    inside = np.asarray(particles.extra["parhelionSelected"]).astype(bool)
+    rows = [_sample(context, np.flatnonzero(which)) for which in (inside, ~inside)]
+    count = min(map(len, rows))
+    if count < FEWEST:
+        section.text(f"Only {count} particles were dropped, too few to be compared with the kept ones.")
+        return {}
+    source = Centred(
+        StackSource(particles, contrast_of(particles, contrast, context)), whole_pixels(particles)
+    )
+    kept, dropped = (_looked_at(context, particles, source, some[:count], refined, symmetry) for some in rows)
+    return _show_samples(section, kept, dropped)
+
+
+def _show_classes(section: "Report", step: "Result") -> None:
+    """A gallery of the classes that were kept, and one of the others."""
+    table = read_star(Path(str(step.outputs["table"])))["model_classes"]
     good = np.asarray(table["parhelionSelected"]).astype(bool)
-    averages = np.asarray(open_stack(Path(str(classes.step.outputs["classes"]))).read(np.arange(len(good))))
+    averages = np.asarray(open_stack(Path(str(step.outputs["classes"]))).read(np.arange(len(good))))
     members, score = (np.asarray(table[name]) for name in ("parhelionMembers", "rlnClassScore"))
     for name, which in (("kept", good), ("dropped", ~good)):
         rows = np.flatnonzero(which)
         section.gallery(
             averages[rows],
             [f"{name}: class {i + 1}, {members[i]} particles, score {score[i]:.2f}" for i in rows],
-            f"{name.capitalize()}: {int(members[rows].sum())} particles",
+            f"{name.capitalize()} classes: {int(members[rows].sum())} particles",
         )
-    particles = read_particles(Path(str(classes.step.outputs["particles"])))
-    inside = good[np.asarray(particles.class_number) - 1]
-    samples = [_sample(context, np.flatnonzero(which)) for which in (inside, ~inside)]
-    count = min(map(len, samples))
-    if count < FEWEST:
-        section.text(f"Only {count} particles were dropped, too few to be compared with the kept ones.")
-        return {}
-    colour = contrast_of(particles, contrast, context)
-    source = Centred(StackSource(particles, colour), whole_pixels(particles))
-    kept, dropped = (
-        _looked_at(context, particles, source, rows[:count], refined, symmetry) for rows in samples
-    )
+
+
+def _show_samples(section: "Report", kept: "Sample", dropped: "Sample") -> dict[str, Any]:
+    """What one round against the map found of both samples, as a table and as key figures."""
     level = float(np.percentile(kept.evidence, AS_GOOD))
-    lost = 100 * float((dropped.evidence >= level).mean())
-    section.table(
-        [
-            (
-                name,
-                count,
-                float(np.median(one.evidence)),
-                100 * float((one.evidence >= level).mean()),
-                one.resolution_angstrom,
-            )
-            for name, one in (("kept", kept), ("dropped", dropped))
-        ],
-        ("particles", "sample", "median evidence (nats)", "fit the map (%)", "half maps of the sample (Å)"),
+    heads = (
+        "particles",
+        "sample",
+        "median evidence (nats)",
+        "fit the map (%)",
+        "half maps of the sample (Å)",
     )
+    rows, fits = [], {}
+    for name, one in (("kept", kept), ("dropped", dropped)):
+        fits[name] = 100 * float((one.evidence >= level).mean())
+        median = float(np.median(one.evidence))
+        rows.append((name, len(one.evidence), median, fits[name], one.resolution_angstrom))
+    section.table(rows, heads)
     section.text(
         "Equal numbers of kept and dropped particles went through the same single round against the final "
         f"map. A particle fits where its evidence exceeds that of the worst {AS_GOOD:g} % of the kept; what "
@@ -115,7 +124,7 @@ def show_gain(
     return {
         "evidence_of_kept": float(np.median(kept.evidence)),
         "evidence_of_dropped": float(np.median(dropped.evidence)),
-        "dropped_that_fit_percent": lost,
+        "dropped_that_fit_percent": fits["dropped"],
     }
 
 

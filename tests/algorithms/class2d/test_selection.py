@@ -1,10 +1,12 @@
-"""The class score: agreement of halves in the rings that count, times centring."""
+"""The class score and its factors; the choice of classes and of particles in them."""
 
 import numpy as np
 import pytest
 
 from parhelion.algorithms.class2d.selection import (
     class_quality,
+    compactness,
+    disturbed,
     explained_share,
     good_classes,
     score_threshold,
@@ -47,7 +49,7 @@ def test_an_average_off_its_centre_loses_its_score() -> None:
     assert found.centring[0] == pytest.approx(1, abs=1e-3)
     assert 0.6 < found.centring[1] < 0.85  # 18.75 of 40 Å
     assert found.score[2] == pytest.approx(0, abs=1e-6)
-    np.testing.assert_allclose(found.score, found.detail * found.centring)
+    np.testing.assert_allclose(found.score, found.detail * found.centring * found.compactness)
 
 
 def test_resolution_is_where_signal_falls_to_noise() -> None:
@@ -65,6 +67,38 @@ def test_a_class_of_noise_is_explained_by_noise() -> None:
     found = class_quality(averages, np.array([curve(0.6, 8, 24)] * 3), EXTENT, DIAMETER, 8.0, share)
     np.testing.assert_allclose(found.score, found.detail * found.centring * share)
     assert found.score[0] > 0.4 > found.score[1] == 0
+
+
+def step_across(place: float, width: float = 4.0) -> np.ndarray:
+    """A soft edge of carbon through the box."""
+    return np.tanh((np.indices((64, 64))[1] - 32 - place) / width).astype(np.float32)
+
+
+def test_edges_go_on_to_the_rim_and_particles_do_not() -> None:
+    y, x = np.indices((64, 64)) - 32
+    rod = np.exp(-(x**2) / 150 - y**2 / 20)  # 160 Å long
+    hollow = np.exp(-((np.hypot(x, y) - 14) ** 2) / 10)
+    averages = np.stack([spot(), rod, hollow, step_across(0), step_across(9)]).astype(np.float32)
+    found = compactness(averages, 3.75, DIAMETER, 100.0)
+    np.testing.assert_allclose(found, [1, 1, 1, 0, 0], atol=0.01)
+    some = np.stack([hollow + 0.4 * step_across(0), hollow + 0.2 * step_across(0)]).astype(np.float32)
+    assert 0 < compactness(some, 3.75, DIAMETER, 100.0)[0] < 1 == compactness(some, 3.75, DIAMETER, 100.0)[1]
+    np.testing.assert_array_equal(compactness(averages, 3.75, DIAMETER, 81.0), 1)  # the mask leaves no ring
+    judged = class_quality(averages, np.array([curve(0.6, 8, 24)] * 5), EXTENT, DIAMETER, 8.0)
+    assert (judged.score[3:] == 0).all() and (judged.score[:3] > 0.4).all()
+
+
+def test_particles_with_a_disturbed_background_are_left_out() -> None:
+    rng = np.random.default_rng(4)
+    sigma = rng.normal(1.0, 0.03, 500)
+    sigma[:20], sigma[20:30] = 0.85, 1.2
+    inside = np.ones(500, bool)
+    inside[400:] = False
+    found = disturbed(sigma, inside)
+    assert found[:20].all() and found[20:].sum() <= 2  # more noise than others is no reason
+    assert disturbed(sigma, inside, 8.0).sum() == 0
+    assert not disturbed(np.ones(9), np.ones(9, bool)).any()
+    assert not disturbed(sigma, np.zeros(500, bool)).any()
 
 
 def test_noisy_images_lower_the_threshold() -> None:

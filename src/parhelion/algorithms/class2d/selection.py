@@ -51,9 +51,9 @@ INSIDE, OUTSIDE, BLUR = 0.45, 0.5, 1 / 18
 is blurred before, against noise."""
 FEWEST_IN_RING = 50
 """Pixels."""
-EMPTY, FULL = 0.3, 0.8
-"""Power in the ring over that inside, per area. On β-galactosidase picks classes of views have 0.08 to 0.3,
-contamination 0.4 to 0.8; simulated views 0.1 to 0.2, edges 0.6 to 1."""
+EMPTY, FULL = 0.4, 0.9
+"""Power in the ring over that inside, per area. On β-galactosidase picks classes of views have 0.08 to 0.35,
+mixed ones up to 0.4, contamination 0.5 to 0.9; simulated views 0.1 to 0.2, edges 0.6 to 1."""
 DEVIATIONS = 3.5
 """Robust standard deviations by which a particle's noise may be less than that of others. On β-galactosidase
 picks 2.5 % are below; a map explains 31 nats of them, 75 of the others, 23 of those in classes that are no
