@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from parhelion.jobs import _engine_options as engine
 from parhelion.jobs._inputs import MapFile
 from parhelion.registry import JobParams, Output, option
 
@@ -56,9 +57,7 @@ class MapParams(JobParams):
         default_text="made automatically",
         group=MAPS,
     )
-    auto_mask: bool = option(
-        True, help="follow the molecule by a generous mask; otherwise a sphere is used", group=MAPS
-    )
+    auto_mask: bool = engine.auto_mask_option(MAPS)
     outer_radius: float | None = option(
         None,
         help="use a sphere of this radius as mask, of the FSC and of the map",
@@ -68,9 +67,7 @@ class MapParams(JobParams):
         default_text="no sphere",
         group=MAPS,
     )
-    inner_radius: float = option(
-        0.0, help="radius inside which that sphere is hollow", unit="Å", ge=0, le=5000, group=MAPS
-    )
+    inner_radius: float = engine.inner_radius_option(MAPS)
     mass: float | None = option(
         None,
         help="molecular mass, from which the statistics find the particle's share of the mask",

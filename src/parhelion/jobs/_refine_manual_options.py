@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from parhelion.jobs import _engine_options as engine
 from parhelion.jobs._inputs import File, MapFile, Maps, ParticlesFile
 from parhelion.jobs._particles import Contrast, contrast_option, particle_pixel_size_option
 from parhelion.registry import CommaList, JobParams, option
@@ -109,9 +110,7 @@ class AlignmentParams(JobParams):
         default_text="0.65 of the diameter",
         group=GENERAL,
     )
-    inner_radius: float = option(
-        0.0, help="radius inside which that sphere is hollow", unit="Å", ge=0, le=5000, group=GENERAL
-    )
+    inner_radius: float = engine.inner_radius_option(GENERAL)
     signed_limit: float = option(
         0.0,
         help="beyond this resolution a shell's correlation counts without its sign, against overfitting; "
@@ -290,9 +289,7 @@ class ManualParams(AlignmentParams):
         default_text="made automatically",
         group=MASKS,
     )
-    auto_mask: bool = option(
-        True, help="follow the molecule by a generous mask; otherwise a sphere is used", group=MASKS
-    )
+    auto_mask: bool = engine.auto_mask_option(MASKS)
     mask_edge: float = option(
         10.0, help="width of the soft edge that a given mask gets", unit="Å", ge=0, le=500, group=MASKS
     )
