@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from parhelion.errors import InputError
-from parhelion.io.mrc import write_volume
+from parhelion.io.mrc import read_volume, write_volume
 from parhelion.io.star import read_star
 from parhelion.io.statistics import read_statistics
 from parhelion.model.volume import Volume
@@ -114,3 +114,25 @@ def test_views_of_particles(run, half_maps, molecule, tmp_path) -> None:
 def test_options_that_make_no_sense_are_refused(run, half_maps, options, message) -> None:
     with pytest.raises(InputError, match=message):
         run("fsc", input=half_maps, **options)
+
+
+def test_maps_that_show_nothing_in_common_are_told(run, half_maps, tmp_path) -> None:
+    data = read_volume(half_maps[1]).data
+    noise = np.random.default_rng(4).normal(size=data.shape).astype(np.float32)
+    others = {"inverse": -data, "noise": noise, "flat": np.zeros_like(data)}
+    for name, values in others.items():
+        write_volume(tmp_path / f"{name}.mrc", Volume(data=values, pixel_size_angstrom=4.0))
+    said = {}
+    for name in ("inverse", "noise"):
+        pair = [half_maps[0], tmp_path / f"{name}.mrc"]
+        said[name] = run("fsc", input=pair, output=tmp_path / name).notices
+    assert any("one shows protein white, the other black" in note for note in said["inverse"])
+    assert any("hardly agree even in their coarsest shells" in note for note in said["noise"])
+    with pytest.raises(InputError, match=r"flat\.mrc has the same density everywhere"):
+        run("fsc", input=[half_maps[0], tmp_path / "flat.mrc"], output=tmp_path / "f")
+    assert not run("fsc", input=half_maps, output=tmp_path / "usual").notices
+
+
+def test_a_mask_of_a_few_voxels_is_told(run, half_maps, tmp_path) -> None:
+    tiny = run("fsc", input=half_maps, outer_radius=1.0)
+    assert any("it is too small, too tight or too sharp" in note for note in tiny.notices)

@@ -37,6 +37,9 @@ def test_without_half_sets_only_a_map(run, simulated) -> None:
     found = run("reconstruct", input=simulated["truth"], halves=False)
     assert set(found.outputs) == {"map"}
     assert "resolution_angstrom" not in found.figures
+    for compared in ({"mass": 100.0}, {"smooth": True}):
+        with pytest.raises(ParameterError, match="serves the comparison of half maps"):
+            run("reconstruct", input=simulated["truth"], halves=False, **compared)
 
 
 def test_black_protein_is_turned_white(run, simulated, tmp_path) -> None:
@@ -71,7 +74,7 @@ def test_a_mask_that_does_not_fit_is_refused(run, simulated, molecule) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"halves": False, "auto_mask": True}, "serve the comparison of half maps"),
+        ({"halves": False, "auto_mask": True}, "serves the comparison of half maps"),
         ({"diameter": -3}, "--diameter"),
         ({"contrast": "grey"}, "expected one of auto, white, black"),
     ],

@@ -77,6 +77,7 @@ def test_everything_is_written(run, simulated) -> None:
         "Fourier sampling",
     ):
         assert shown in report
+    assert any("stopped before it converged: 2 rounds" in note for note in found.notices)
     assert 0 < found.figures["sphericity"] <= 1.01
     assert 0 < found.figures["finest_to_coarsest_axis"] <= 1
     blocks = read_star(found.outputs["orientations"])

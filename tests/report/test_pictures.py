@@ -117,3 +117,9 @@ def test_level_lies_between_solvent_and_molecule() -> None:
     data = np.zeros((20, 20, 20))
     data[5:13, 5:13, 5:12] = 1.0
     assert 0.2 < surface.default_level(data) < 0.8
+
+
+def test_history_has_no_rounds_between_rounds() -> None:
+    text = plots.history([{"round": r, "fsc": 0.1 * r} for r in (1, 2, 3)])
+    assert ">1.5<" not in text
+    assert ">2<" in text

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 Figures = dict[str, float | int | str | None]
 Row = Mapping[str, float | int | str]
+LIMITED = "the most allowed"
+"""In the reason of a schedule that ended for no other."""
 SETTLED_DEG = 0.5
 LEAST_SAID = 0.005
 JUMPED = 0.05
@@ -34,6 +36,8 @@ def finished(context: "Context", found: "RefineResult", mass: float | None, roun
     write_particles(context.path("particles"), found.particles)
     if rounds:
         outputs["rounds"] = files_of_rounds(context)
+    if LIMITED in found.reason:
+        context.notice(f"stopped before it converged: {found.reason} (--max-rounds)")
     show(context.report, found, directions, context.history.get("rounds", []))
     return Result(figures=figures_of(found) | figures, outputs=outputs)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import model_validator
 
+from parhelion.errors import InputError
 from parhelion.jobs._inputs import MapFile, ParticlesFile, Symmetry, TwoMaps
 from parhelion.jobs._maps import pixel_size_option, voxels
 from parhelion.registry import Estimate, JobParams, Output, Result, declare, option
@@ -104,7 +105,7 @@ def run(context: "Context", params: Params) -> Result:
     first, second = read_pair(params.input, params.pixel_size)
     box, pixel = first.box, first.pixel_size_angstrom
     mask = _mask(params, first)
-    curves = _curves(context, first, second, mask)
+    curves = _curves(context, params, first, second, mask)
     best = next(iter(curves.values()))
     write_fsc(context.path("fsc"), curves, box, pixel)
     figures: dict[str, float | int | str | None] = {
@@ -147,16 +148,32 @@ def _mask(params: Params, like: "Volume") -> "Volume | None":
 
 
 def _curves(
-    context: "Context", first: "Volume", second: "Volume", mask: "Volume | None"
+    context: "Context", params: Params, first: "Volume", second: "Volume", mask: "Volume | None"
 ) -> dict[str, "np.ndarray"]:
-    """The curves by kind, the one that counts first."""
-    from parhelion.algorithms.postprocess.gold_standard import gold_standard_fsc
+    """The curves by kind, the one that counts first; what is odd about them is told."""
+    import numpy as np
+
+    from parhelion.algorithms.postprocess.gold_standard import (
+        gold_standard_fsc,
+        notes_on_curves,
+        notes_on_disagreement,
+    )
     from parhelion.fourier import shells
     from parhelion.jobs._fsc import curves_by_kind
 
+    for path, volume in zip(params.input, (first, second), strict=True):
+        if not np.ptp(volume.data):
+            raise InputError(f"{path} has the same density everywhere; there is nothing to compare")
     if mask is None:
-        return {"unmasked": shells.fsc(first.data, second.data)}
-    return curves_by_kind(gold_standard_fsc(first, second, mask, seed=context.seed))
+        curve = shells.fsc(first.data, second.data)
+        notes = notes_on_disagreement(curve)
+        curves = {"unmasked": curve}
+    else:
+        found = gold_standard_fsc(first, second, mask, seed=context.seed)
+        notes, curves = notes_on_curves(found, mask), curves_by_kind(found)
+    for note in notes:
+        context.notice(note)
+    return curves
 
 
 def _statistics(

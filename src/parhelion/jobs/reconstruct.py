@@ -138,9 +138,11 @@ class Params(shared.MapParams):
     def _fit(self) -> "Params":
         given = self.model_fields_set
         self.check_masks()
-        if not self.halves and given & {"mask", "auto_mask", "split"}:
+        compared = given & {"mask", "auto_mask", "split", "mass", "smooth"}
+        if not self.halves and compared:
             raise ValueError(
-                "--mask, --auto-mask and --split serve the comparison of half maps, --no-halves has none"
+                f"--{min(compared).replace('_', '-')} serves the comparison of half maps, "
+                "--no-halves makes none"
             )
         if self.last is not None and self.last < self.first:
             raise ValueError(f"--last {self.last} comes before --first {self.first}")

@@ -124,6 +124,8 @@ def history(rows: Sequence[Row]) -> str:
         label, unit = split_unit(name)
         axis.set_title(f"{label} ({unit})" if unit else label, fontsize=9.5, color=INK, loc="left")
         axis.set_xlabel(x_name, fontsize=8.5, color=SOFT)
+        # there is no round 1.5
+        axis.xaxis.get_major_locator().set_params(integer=True)
     return to_svg(figure)
 
 
