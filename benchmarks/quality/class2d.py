@@ -1,12 +1,13 @@
 """How good class averages of the real β-galactosidase particles are, against the atomic model.
 
-    python benchmarks/quality/class2d.py OUTPUT [OUTPUT …] [--data FOLDER]
+    python benchmarks/quality/class2d.py OUTPUT [OUTPUT …] [--data FOLDER] [--finest ANGSTROM]
 
 Each OUTPUT is a folder of ``parhelion class2d``, a model table of RELION's (``run_it025_model.star``),
 or a recorded table of this script. The model 5a1a is projected along views 3.7° apart; each average is
 laid onto each projection by turning and shifting, and the best mean ring correlation from 30 to 8 Å
 counts, rings weighing the same. Averages and projections are masked alike. What a filter did to an
-average changes nothing, since each ring is normalised.
+average changes nothing, since each ring is normalised; a ring that an average lacks counts as 0. ``--finest``
+ends the rings earlier, to judge averages of a run that has not come to 8 Å yet.
 
 Printed are the mean over the classes that hold the best 1,000 particles (classes taken by their
 correlation), the mean over all particles, how many particles lie in classes that reach 0.5, and for our
@@ -100,11 +101,13 @@ def projections(data: Path, points: FourierPoints, mask: torch.Tensor) -> torch.
     return transform(images * mask, points)
 
 
-def best_correlations(averages: np.ndarray, views: torch.Tensor, points: FourierPoints) -> np.ndarray:
+def best_correlations(
+    averages: np.ndarray, views: torch.Tensor, points: FourierPoints, finest_angstrom: float
+) -> np.ndarray:
     """The best mean ring correlation of each average with any projection, turned and shifted."""
     extent = BOX * PIXEL
     shells = torch.arange(points.max_shell + 1)
-    rings = (shells >= extent / COARSE_ANGSTROM) & (shells <= extent / FINE_ANGSTROM)
+    rings = (shells >= extent / COARSE_ANGSTROM) & (shells <= extent / finest_angstrom)
     reference = ring_normalised(views, points, rings)
     mask = soft_circle(BOX, RADIUS_ANGSTROM / PIXEL)
     images = torch.from_numpy(averages.astype(np.float32)) * mask
@@ -160,8 +163,9 @@ def main() -> None:
     parser = common.parser(__doc__)
     parser.add_argument("outputs", nargs="+", type=Path, help="folders, RELION model tables, recorded tables")
     parser.add_argument("--record", type=Path, help="write sizes and correlations of the last output")
+    parser.add_argument("--finest", type=float, default=FINE_ANGSTROM, help="the last ring, in Å")
     given = parser.parse_args()
-    points = FourierPoints(BOX, int(BOX * PIXEL / FINE_ANGSTROM))
+    points = FourierPoints(BOX, int(BOX * PIXEL / given.finest))
     views, rows = None, []
     for output in given.outputs:
         blocks = {} if output.is_dir() else read_star(output)
@@ -173,7 +177,7 @@ def main() -> None:
                 views = projections(given.data, points, soft_circle(BOX, RADIUS_ANGSTROM / PIXEL))
             found = read(output)
             members, selected = found.members, found.selected
-            correlation = best_correlations(found.averages, views, points)
+            correlation = best_correlations(found.averages, views, points, given.finest)
         rows.append(row(str(output), correlation, members, selected))
         if given.record is not None:
             columns = {"ringCorrelation": correlation.round(4), "parhelionMembers": members}

@@ -50,6 +50,25 @@ def test_parts_make_the_classes_of_one_run(run, particles, references, tmp_path)
     assert merged.figures["particles"] == 70
 
 
+def test_the_next_cycle_in_parts_starts_from_the_merged_table(run, particles, references, tmp_path) -> None:
+    """A pattern names the files, as a seed and a number do in cisTEM; sigma and scale go on."""
+    for first, last in ((1, 40), (41, None)):
+        part(run, particles, references, first, last, tmp_path / f"part{first}")
+    pattern = str(tmp_path / "part*" / "sums.npz")
+    merged = run("merge2d", input=pattern, particles=particles, select="none", output=tmp_path / "merged")
+    assert merged.figures["parts"] == 2
+    table, classes = merged.outputs["particles"], merged.outputs["classes"]
+    whole = run("class2d", input=table, **ONE, references=classes, local=True, output=tmp_path / "whole")
+    sums = [
+        part(run, table, classes, first, last, tmp_path / f"next{first}", local=True)
+        for first, last in ((1, 40), (41, None))
+    ]
+    again = run("merge2d", input=sums, particles=table, select="none", output=tmp_path / "again")
+    one, other = (read_particles(found.outputs["particles"]) for found in (whole, again))
+    for column in ("cisTEMSigma", "parhelionScale"):
+        np.testing.assert_allclose(other.extra[column], one.extra[column], atol=2e-3)
+
+
 def test_a_missing_part_is_said_and_other_parts_are_refused(run, particles, references, tmp_path) -> None:
     first = part(run, particles, references, 1, 25, tmp_path / "a")
     told = run("info", input=first, output=tmp_path / "info").figures

@@ -7,6 +7,7 @@ import pytest
 
 from parhelion.errors import MetadataError
 from parhelion.geometry.rotations import from_relion
+from parhelion.model.table import Table
 
 QUICK = {
     "classes": 3,
@@ -94,6 +95,20 @@ def test_particles_are_looked_for_about_their_known_centres(few, class2d) -> Non
     free = class2d.classified(posed(away), **options)
     assert np.median(local.shift_angstrom[:, 0]) > 20
     assert abs(np.median(free.shift_angstrom[:, 0])) < 5
+
+
+def test_sigma_of_the_table_is_the_first_one(few, class2d) -> None:
+    noisy = np.where(np.arange(60) % 2, 1.5, 1.0)
+    columns = {"cisTEMSigma": noisy, "parhelionScale": np.ones(60)}
+    known = posed(few, few.view + 1)
+    told = replace(known, particles=replace(known.particles, extra=Table(columns)))
+    options = {**QUICK, "classes": None, "cycles": 1}
+    plain, weighed = (class2d.classified(mixed, local=True, **options) for mixed in (known, told))
+    loss = plain.evidence - weighed.evidence
+    assert loss[1::2].mean() > 5 * abs(loss[::2].mean())
+    # both find the noise that there is, whichever they started from
+    np.testing.assert_allclose(weighed.sigma.mean(), plain.sigma.mean(), atol=0.03)
+    assert np.abs(weighed.sigma - plain.sigma).max() < 0.2
 
 
 def test_a_local_search_needs_poses_and_classes(few, class2d) -> None:
