@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument(
         "--images-per-class", type=int, help="class averages of so many in place of particles"
     )
+    parser.add_argument("--batch", type=int, default=1000, help="particles per class in the last round")
     parser.add_argument("--initial-resolution", type=float)
     parser.add_argument("--final-resolution", type=float)
     parser.add_argument("--starts", type=int, default=1, help="starts per seed, of which the best is taken")
@@ -68,6 +69,7 @@ def main() -> None:
             symmetry=args.symmetry,
             starts=args.starts,
             seed=seed,
+            batch=args.batch,
             images_per_class=args.images_per_class,
             initial_resolution_angstrom=args.initial_resolution,
             final_resolution_angstrom=args.final_resolution,

@@ -12,7 +12,7 @@ from parhelion.algorithms import ab_initio
 from parhelion.algorithms import ab_initio_checkpoint as checkpoint
 from parhelion.algorithms.ab_initio import AbInitioResult, Start
 from parhelion.algorithms.map_alignment import align_maps
-from parhelion.errors import Cancelled, InputError, MetadataError, ParameterError
+from parhelion.errors import Cancelled, FormatError, InputError, MetadataError, ParameterError
 from parhelion.io.mrc import read_volume, write_volume
 from parhelion.io.particles import read_particles, write_particles
 from parhelion.jobs._abinitio import best_agreement, best_rival, doubts
@@ -232,5 +232,10 @@ def test_class_averages_take_the_place_of_particles(run, simulated, tmp_path) ->
     assert {row["particles"] for row in rows} == {24}
     with pytest.raises(MetadataError, match=r"no 2D classes \(rlnClassNumber\); take the particles.star"):
         run("abinitio", input=simulated["particles"], **options, output=tmp_path / "none")
+    (tmp_path / "classes.star").write_text("data_model_classes\n\nloop_\n_rlnClassNumber #1\n1\n")
+    write_particles(tmp_path / "selected.star", in_plane)
+    for averages in (tmp_path / "classes.star", simulated["particles"].with_name("particles.mrcs")):
+        with pytest.raises(FormatError, match=rf"{averages.name} holds images without.*such as .*\.star"):
+            run("abinitio", input=averages, **options, output=tmp_path / "averages")
     with pytest.raises(ParameterError, match="--images-per-class"):
         run("abinitio", input=classified, **QUICK, images_per_class=2, output=tmp_path / "alone")

@@ -12,12 +12,18 @@ Particles that 2D classes have cleared of junk, with 1.5 µm of underfocus or mo
 related structure is known, refine from it instead. Where a symmetry does not come out, look without one, or
 run again with another --seed. More particles per round make maps less noisy, fewer let rounds differ more,
 which can lead out of a wrong map.
+
+With --class-averages the maps are found with averages of a few particles that a 2D classification has laid
+on top of each other. Each counts with the CTF and the noise of its members, so that nothing is lost but what
+the classification got wrong; images too noisy to tell their views one by one gain most.
 """
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from parhelion.errors import FormatError
 from parhelion.jobs._inputs import Maps, ParticlesFile, Symmetry
 from parhelion.jobs._particles import Contrast, contrast_option, particle_pixel_size_option
 from parhelion.registry import Estimate, JobParams, Output, Result, declare, option
@@ -29,6 +35,7 @@ if TYPE_CHECKING:
 AVERAGES, SEARCH, ROUNDS, POSES, MASK = "Class averages", "Search", "Rounds", "Poses", "Masks"
 Percent = Annotated[float, Field(gt=0, le=100)]
 Units = Annotated[float, Field(ge=20, le=1e9)]
+STAR_HEAD = 16_384
 FEW = 300
 """Particles below which a start from nothing rarely succeeds."""
 
@@ -188,6 +195,19 @@ class Params(JobParams):
         0.0, help="radius inside which that sphere is hollow", unit="Å", ge=0, le=5000, group=MASK
     )
 
+    @field_validator("input", mode="before")
+    @classmethod
+    def _averages_are_made_here(cls, value: Any) -> Any:
+        """FormatError for averages themselves, whose members' CTF and noise are not known any more."""
+        if isinstance(value, str | Path) and Path(value).is_file() and holds_averages(Path(value)):
+            beside = [Path(value).with_name(name) for name in ("selected.star", "particles.star")]
+            such = next((f", such as {path}" for path in beside if path.is_file()), "")
+            raise FormatError(
+                f"{value} holds images without a table of their CTF, or class averages; give the table of "
+                f"the particles{such} (with --class-averages, averages are made of them)"
+            )
+        return value
+
     @model_validator(mode="after")
     def _fit(self) -> "Params":
         first, last = self.initial_resolution, self.final_resolution
@@ -222,6 +242,14 @@ class Params(JobParams):
     def class_count(self) -> int:
         """How many maps are looked for."""
         return self.classes or (1 if self.references is None else len(self.references))
+
+
+def holds_averages(path: Path) -> bool:
+    """Whether a file is a stack of images or a table of classes instead of one of particles."""
+    if path.suffix.lower() == ".star":
+        with path.open("rb") as stream:
+            return b"data_model_classes" in stream.read(STAR_HEAD)
+    return path.suffix.lower() in (".mrcs", ".mrc", ".st", ".hdf", ".tif", ".tiff")
 
 
 OUTPUTS = (
