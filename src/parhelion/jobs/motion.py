@@ -227,7 +227,7 @@ OUTPUTS = (
 
 def estimate(params: Params) -> Estimate:
     """Transforms of all frames and their band in memory; frames in work on each thread."""
-    from parhelion.jobs._motion import plan_of
+    from parhelion.jobs._motion_input import plan_of
 
     return plan_of(params).estimate()
 

@@ -213,19 +213,8 @@ def simulate_particles(
     poses, shift = random_poses(count, shift_angstrom, generator)
     if rotation is not None:
         poses = np.asarray(rotation, np.float64)
-    optics = OpticsGroup(
-        name="simulated",
-        pixel_size_angstrom=volume.pixel_size_angstrom,
-        voltage_kv=microscope.voltage_kv,
-        spherical_aberration_mm=microscope.spherical_aberration_mm,
-        amplitude_contrast=microscope.amplitude_contrast,
-        box=volume.box,
-        beam_tilt_xy_mrad=microscope.beam_tilt_xy_mrad,
-        odd_zernike=microscope.odd_zernike,
-        magnification=microscope.magnification,
-    )
     particles = ParticleSet(
-        optics=(optics,),
+        optics=(_optics(volume, microscope),),
         views=random_views(count, volume.box, microscope, generator),
         count=count,
         rotation=poses,
@@ -251,6 +240,21 @@ def simulate_particles(
     counts = float(dose_per_angstrom2 or 0.0) * volume.pixel_size_angstrom**2
     scale = 2 * interaction_radian_per_volt_angstrom(microscope.voltage_kv) * math.sqrt(counts)
     return replace(draft, signal_scale=scale, snr=scale**2 * variance)
+
+
+def _optics(volume: Volume, microscope: Microscope) -> OpticsGroup:
+    """The optics group of images on the grid of ``volume``."""
+    return OpticsGroup(
+        name="simulated",
+        pixel_size_angstrom=volume.pixel_size_angstrom,
+        voltage_kv=microscope.voltage_kv,
+        spherical_aberration_mm=microscope.spherical_aberration_mm,
+        amplitude_contrast=microscope.amplitude_contrast,
+        box=volume.box,
+        beam_tilt_xy_mrad=microscope.beam_tilt_xy_mrad,
+        odd_zernike=microscope.odd_zernike,
+        magnification=microscope.magnification,
+    )
 
 
 def _mean_signal_variance(draft: SimulatedParticles) -> float:
