@@ -110,10 +110,7 @@ def find_symmetry(
 
 
 def symmetry_as_it_lies(volume: Volume, group: SymmetryGroup) -> float:
-    """The correlation of a map with its copies (``SymmetryFit``) about its own z, y, x and voxel ``n // 2``.
-
-    Raises as ``find_symmetry``.
-    """
+    """``SymmetryFit.correlation`` of a map in the frame it has; raises as ``find_symmetry``."""
     _check(volume, None, None)
     if len(group) == 1:
         return 1.0
