@@ -7,10 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from manual_data import BOX, PIXEL, Data, Images, mixed, molecule, refined
+from manual_data import BOX, PIXEL, Data, Images, Never, mixed, molecule, refined
+from parhelion.algorithms.manual.cycle import compared
 from parhelion.algorithms.manual.maps import joined_low
-from parhelion.algorithms.manual.settings import Focus
-from parhelion.contracts import SilentObserver
+from parhelion.algorithms.manual.problem import make_problem
+from parhelion.algorithms.manual.settings import Focus, ManualSettings
+from parhelion.algorithms.manual.start import start_state
+from parhelion.algorithms.preparation import with_noise_groups
+from parhelion.contracts import SerialExecutor, SilentObserver
 from parhelion.errors import Cancelled, InputError, ParameterError
 from parhelion.model.occupancy import occupancies, with_occupancies
 from parhelion.model.volume import Volume
@@ -244,3 +248,38 @@ def test_halves_of_several_classes_share_coarse_detail_only() -> None:
         a[0, 0, 3], (torch.fft.rfftn(first) + torch.fft.rfftn(second))[0, 0, 3] / 2, atol=1e-3
     )
     assert torch.allclose(a[5, 0, 0], torch.fft.rfftn(first)[5, 0, 0], atol=1e-3)
+
+
+@pytest.mark.parametrize(("mode", "times"), [("local", 1), ("global", 3)])
+def test_all_classes_see_images_that_are_read_once(mixture, mode, times) -> None:
+    """Without memory to keep them in; the tables of slices of a search are one class's at a time."""
+    data, _ = mixture
+
+    class Counting(Images):
+        read = 0
+
+        def images(self, views: np.ndarray) -> np.ndarray:
+            Counting.read += len(views)
+            return super().images(views)
+
+    particles = with_noise_groups(data.near())
+    usual = {"outer_radius_angstrom": 52.0, "global_radius_angstrom": 52.0, "high_limit_angstrom": 16.0}
+    problem = make_problem(
+        particles,
+        Counting(data.images.data),
+        ManualSettings(**usual, symmetry=("C1",) * 3, mode=mode, angular_step_deg=45.0, top=2),
+        None,
+        executor=SerialExecutor(),
+        observer=SilentObserver(),
+        cancel=Never(),
+        device=torch.device("cpu"),
+        available_bytes=1,
+    )
+    state = start_state(problem, particles, (molecule(0.0),) * 3, ())
+    Counting.read = 0
+    rows, rng = np.arange(len(particles)), np.random.default_rng(1)
+    every = compared(problem, state, rows, rng)
+    looks = 1 if mode == "local" else 2  # at what is searched, and at what is refined
+    assert Counting.read == times * looks * len(rows)
+    for mine in every:
+        assert np.array_equal(np.sort(np.concatenate([one.rows for one in mine])), rows)

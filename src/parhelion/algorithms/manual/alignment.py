@@ -130,31 +130,52 @@ def _shift_grid(problem: ManualProblem) -> Tensor:
     return torch.stack((x, y, torch.zeros_like(x)), -1).reshape(-1, 3)
 
 
-def align_class(
-    problem: ManualProblem, state: ManualState, reference: ClassReference, number: int, rows: np.ndarray
-) -> list[Aligned]:
-    """Particles ``rows`` against ``reference``, chunk by chunk."""
+def align_classes(
+    problem: ManualProblem, state: ManualState, references: dict[int, ClassReference], rows: np.ndarray
+) -> dict[int, list[Aligned]]:
+    """Particles ``rows`` against the ``references`` of classes, chunk by chunk: each chunk is read once."""
     every = chunks(torch.from_numpy(rows), problem.chunk)
-    stage = f"cycle {state.cycle + 1}, class {number + 1}"
-    found, done = [], 0
+    names = ", ".join(str(number + 1) for number in references)
+    stage = f"cycle {state.cycle + 1}, class{'es' if len(references) > 1 else ''} {names}"
+    found: dict[int, list[Aligned]] = {number: [] for number in references}
+    done = 0
     problem.observer.progress(stage, 0.0, float(len(rows)))
-    for one in problem.executor.map(
-        lambda piece: _align_chunk(problem, state, reference, number, piece.numpy()), every
+    for results in problem.executor.map(
+        lambda piece: _align_chunk(problem, state, references, piece.numpy()), every
     ):
         problem.cancel.check()
-        found.append(one)
+        for number, one in results.items():
+            found[number].append(one)
         done += problem.chunk
         problem.observer.progress(stage, float(min(done, len(rows))), float(len(rows)))
     return found
 
 
 def _align_chunk(
-    problem: ManualProblem, state: ManualState, reference: ClassReference, number: int, rows: np.ndarray
-) -> Aligned:
-    loader, points, settings = problem.loader, problem.loader.points, problem.settings
-    count = points.count(problem.refine_shell)
+    problem: ManualProblem, state: ManualState, references: dict[int, ClassReference], rows: np.ndarray
+) -> dict[int, Aligned]:
+    loader, points = problem.loader, problem.loader.points
     batch = loader.batch(rows, len(points))
-    limited = without_low(batch.whitened(reference.noise).limited(count), points, problem.first_shell)
+    noise = on_points(state.noise, points).to(loader.device)
+    count = points.count(problem.refine_shell)
+    limited = without_low(batch.whitened(noise).limited(count), points, problem.first_shell)
+    return {
+        number: _aligned(problem, state, reference, number, rows, batch, limited)
+        for number, reference in references.items()
+    }
+
+
+def _aligned(
+    problem: ManualProblem,
+    state: ManualState,
+    reference: ClassReference,
+    number: int,
+    rows: np.ndarray,
+    batch: ParticleBatch,
+    limited: ParticleBatch,
+) -> Aligned:
+    """Particles ``rows`` against one class: ``batch`` as it is, ``limited`` to what poses are found by."""
+    loader, points, settings = problem.loader, problem.loader.points, problem.settings
     usable = batch.valid.any(1)
     start = state.candidates(number, rows).moved_to(limited.data.device)
     if reference.bank is not None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from parhelion.algorithms.manual.alignment import Aligned, align_class, make_class_reference
+from parhelion.algorithms.manual.alignment import Aligned, align_classes, make_class_reference
 from parhelion.algorithms.manual.maps import insertion_weights, reconstruct_class
 from parhelion.algorithms.manual.problem import ClassMaps, ManualProblem, ManualState, Scores
 from parhelion.algorithms.manual.weighting import mean_sigma, occupancies
@@ -22,14 +22,7 @@ def run_cycle(problem: ManualProblem, state: ManualState, particles: ParticleSet
     rng = np.random.default_rng((settings.seed, state.cycle + 1))
     rows = used_rows(state, settings.percent_used, rng)
     problem.use_defocus(particles, state.defocus_change_angstrom)
-    every: list[list[Aligned]] = []
-    for number in range(settings.classes):
-        mine: list[Aligned] = []
-        for half in (1, 2):
-            reference = make_class_reference(problem, state, number, half, rng)
-            mine += align_class(problem, state, reference, number, rows[state.half[rows] == half])
-            del reference
-        every.append(mine)
+    every = compared(problem, state, rows, rng)
     after, used = _with_poses(state, rows, every)
     if not len(used):
         raise InputError("none of the images can be used (not finite, or constant)")
@@ -48,6 +41,24 @@ def run_cycle(problem: ManualProblem, state: ManualState, particles: ParticleSet
     row = _history_row(problem, state, after, used)
     problem.observer.record("cycles", **row)
     return replace(after, history=(*state.history, row))
+
+
+def compared(
+    problem: ManualProblem, state: ManualState, rows: np.ndarray, rng: np.random.Generator
+) -> list[list[Aligned]]:
+    """``rows`` against every class. All classes see a chunk of images while it is there; only in a search,
+    whose references have large tables of slices, one class after the other."""
+    numbers = range(problem.settings.classes)
+    together = [[number] for number in numbers] if problem.settings.mode == "global" else [list(numbers)]
+    every: list[list[Aligned]] = [[] for _ in numbers]
+    for group in together:
+        for half in (1, 2):
+            references = {k: make_class_reference(problem, state, k, half, rng) for k in group}
+            found = align_classes(problem, state, references, rows[state.half[rows] == half])
+            del references
+            for number, mine in found.items():
+                every[number] += mine
+    return every
 
 
 def _solved(problem: ManualProblem, state: ManualState, number: int, rows: np.ndarray) -> ClassMaps:

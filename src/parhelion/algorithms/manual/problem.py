@@ -186,38 +186,14 @@ def make_problem(
     box, pixel = source.box, particles.optics[0].pixel_size_angstrom
     extent = box * pixel
     prepare.check_diameter(min(2 * settings.outer_radius_angstrom, extent), box, pixel)
-    shell = prepare.highest_shell(box, pixel, settings.map_limit_angstrom)
-    memory = memory_plan(len(particles), box, pixel, settings, available_bytes)
-    searches = settings.mode == "global"
-    refine_shell = min(extent / settings.high_limit_angstrom, float(shell))
-    if refine_shell < LEAST_SEARCH_SHELL:
-        raise ParameterError(
-            f"a high-resolution limit of {settings.high_limit_angstrom:g} Å leaves {refine_shell:.1f} shells "
-            f"of the box's {extent:.0f} Å; at least {LEAST_SEARCH_SHELL:.0f} are needed"
-        )
-    search_shell = max(min(extent / settings.search_limit, refine_shell), LEAST_SEARCH_SHELL)
-    if settings.signed_limit_angstrom > 0:
-        signed = extent / settings.signed_limit_angstrom
-        search_shell = max(min(search_shell, signed), LEAST_SEARCH_SHELL)
-
-    def loader(radius: float, max_shell: int, share: float) -> ParticleLoader:
-        return ParticleLoader(
-            particles=particles,
-            source=source,
-            points=FourierPoints(box, max_shell),
-            diameter_angstrom=min(2 * radius, (box - 2 * EDGE_PIXELS) * pixel),
-            scale_images=settings.normalise_images,
-            cache_bytes=int(share * memory.cache_bytes),
-            device=device,
-        )
-
     if settings.blurring and len(np.unique(particles.views.particle)) < len(particles.views):
         raise ParameterError(
             "likelihood blurring is for single particles, found several images of a particle"
         )
-    two = searches and settings.global_radius != settings.outer_radius_angstrom
-    near = loader(settings.outer_radius_angstrom, shell, 0.7 if two else 1.0)
-    wide = loader(settings.global_radius, int(np.ceil(search_shell)), 0.3) if two else near
+    shell = prepare.highest_shell(box, pixel, settings.map_limit_angstrom)
+    memory = memory_plan(len(particles), box, pixel, settings, available_bytes)
+    refine_shell, search_shell = _limits(settings, extent, shell)
+    near, wide = _loaders(particles, source, settings, (shell, search_shell), memory.cache_bytes, device)
     return ManualProblem(
         settings=settings,
         loader=near,
@@ -243,3 +219,44 @@ def make_problem(
         search_shell=search_shell,
         class_shell=min(extent / settings.class_limit, refine_shell),
     )
+
+
+def _limits(settings: ManualSettings, extent_angstrom: float, most: int) -> tuple[float, float]:
+    """Shells up to which poses are refined and searched; ParameterError where these are too few."""
+    refined = min(extent_angstrom / settings.high_limit_angstrom, float(most))
+    if refined < LEAST_SEARCH_SHELL:
+        raise ParameterError(
+            f"a high-resolution limit of {settings.high_limit_angstrom:g} Å leaves {refined:.1f} shells "
+            f"of the box's {extent_angstrom:.0f} Å; at least {LEAST_SEARCH_SHELL:.0f} are needed"
+        )
+    searched = min(extent_angstrom / settings.search_limit, refined)
+    if settings.signed_limit_angstrom > 0:
+        searched = min(searched, extent_angstrom / settings.signed_limit_angstrom)
+    return refined, max(searched, LEAST_SEARCH_SHELL)
+
+
+def _loaders(
+    particles: ParticleSet,
+    source: ParticleSource,
+    settings: ManualSettings,
+    shells: tuple[int, float],
+    cache_bytes: int,
+    device: torch.device,
+) -> tuple[ParticleLoader, ParticleLoader]:
+    """The images masked as the refinement sees them, and as the search does; ``shells`` of each."""
+    box, pixel = source.box, particles.optics[0].pixel_size_angstrom
+
+    def loader(radius: float, max_shell: int, share: float) -> ParticleLoader:
+        return ParticleLoader(
+            particles=particles,
+            source=source,
+            points=FourierPoints(box, max_shell),
+            diameter_angstrom=min(2 * radius, (box - 2 * EDGE_PIXELS) * pixel),
+            scale_images=settings.normalise_images,
+            cache_bytes=int(share * cache_bytes),
+            device=device,
+        )
+
+    two = settings.mode == "global" and settings.global_radius != settings.outer_radius_angstrom
+    near = loader(settings.outer_radius_angstrom, shells[0], 0.7 if two else 1.0)
+    return near, loader(settings.global_radius, int(np.ceil(shells[1])), 0.3) if two else near

@@ -99,13 +99,9 @@ def refine_manual(
             f"{len(references)} references for {settings.classes} classes; give one for each, or none"
         )
     particles = prepare.with_noise_groups(particles)
-    pixel, whole = particles.optics[0].pixel_size_angstrom, box or source.box
-
-    def fitted(volume: Volume, what: str) -> Volume:
-        return cropped(prepare.on_grid_of(volume, whole, pixel, observer, what), source.box)
-
-    references = tuple(fitted(one, "reference") for one in references)
-    mask = None if mask is None else fitted(mask, "mask")
+    whole = box or source.box
+    references = tuple(_fitted(one, particles, source, whole, observer, "reference") for one in references)
+    mask = None if mask is None else _fitted(mask, particles, source, whole, observer, "mask")
     problem = make_problem(
         particles,
         source,
@@ -118,9 +114,8 @@ def refine_manual(
         available_bytes=available_bytes,
     )
     mark = fingerprint_of(problem, particles, references, class_poses, mask)
-    state = None
-    if checkpoints is not None and resume:
-        state = store.load_last(checkpoints, mark, settings.cycles, observer)
+    saved = checkpoints if resume else None
+    state = saved and store.load_last(saved, mark, settings.cycles, observer)
     state = state or start_state(problem, particles, references, class_poses)
     while state.cycle < settings.cycles:
         cancel.check()
@@ -132,6 +127,14 @@ def refine_manual(
         problem.use_defocus(particles, state.defocus_change_angstrom)
         matching_projections(problem, state, projections)
     return _result(problem, state, particles, whole)
+
+
+def _fitted(
+    volume: Volume, particles: ParticleSet, source: ParticleSource, whole: int, observer: Observer, what: str
+) -> Volume:
+    """A map on the grid of the particles, whose images were ``whole`` pixels before they were cropped."""
+    pixel = particles.optics[0].pixel_size_angstrom
+    return cropped(prepare.on_grid_of(volume, whole, pixel, observer, what), source.box)
 
 
 def _result(problem: ManualProblem, state: ManualState, particles: ParticleSet, whole: int) -> ManualResult:

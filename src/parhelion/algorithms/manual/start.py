@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from parhelion.algorithms import preparation as prepare
+from parhelion.algorithms.manual.agreement import check_references
 from parhelion.algorithms.manual.cycle import first_maps
 from parhelion.algorithms.manual.problem import ManualProblem, ManualState, Scores
 from parhelion.engine.checkpoint import fingerprint
@@ -70,6 +71,8 @@ def start_state(
     check_sample(problem, rng)
     if references:
         state = replace(state, references=_scaled(problem, references, noise, rng))
+        if posed.any() and settings.mode == "local" and not settings.random_poses:
+            check_references(problem, state, np.random.default_rng((settings.seed, 0, 1)))
     else:
         problem.use_defocus(particles, state.defocus_change_angstrom)
         state = first_maps(problem, state)
