@@ -122,6 +122,11 @@ def test_maps_go_a_tenth_of_the_box_beyond_the_limit() -> None:
     plans = [p for p in follow(replace(SETTINGS, most_rounds=3), [9.0, 10.0]) if isinstance(p, Plan)]
     assert [p.map_shell for p in plans] == [pytest.approx(p.refine_shell + 6.4) for p in plans[:2]] + [None]
     assert rules.map_shell(SETTINGS, 25.0) is None
+    # a limit of the user's does not make the box smaller
+    limited = replace(SETTINGS, max_shell=20, box=64)
+    assert rules.map_shell(limited, 10.0) == pytest.approx(16.4)
+    plans = [p for p in follow(limited, [19.0, 19.0]) if isinstance(p, Plan)]
+    assert plans[1].refine_shell == pytest.approx(plans[0].refine_shell + 64 / 15)
     assert rules.first_plan(replace(SETTINGS, most_rounds=1)).map_shell is None
 
 

@@ -174,15 +174,14 @@ def sum_particles(
     diameter = settings.diameter_angstrom or full * pixel
     loader, images = _loader(particles, source, settings, diameter, device)
     noise = background_noise(loader, NOISE_SAMPLE, np.random.default_rng((settings.seed, 0)))
+    plan = memory_plan(len(particles), full, pixel, settings, available_bytes, reference is not None)
     work = Insertion(
         loader=loader,
         noise=noise,
         weights=weights,
         half=half,
         rows=rows,
-        chunk=memory_plan(
-            len(particles), full, pixel, settings, available_bytes, reference is not None
-        ).chunk,
+        chunk=plan.chunk,
         padding=settings.padding,
         blurring=_blurring(reference, loader, noise, settings, diameter, observer),
         curvature=_curvature(settings, diameter),

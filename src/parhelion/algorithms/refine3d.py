@@ -13,8 +13,8 @@ import torch
 
 from parhelion.algorithms import preparation as prepare
 from parhelion.algorithms.postprocess.gold_standard import GoldStandard, gold_standard_fsc
+from parhelion.algorithms.refine_settings import RefineSettings
 from parhelion.algorithms.refine_start import (
-    RefineSettings,
     completed_settings,
     fingerprint_of,
     make_problem,

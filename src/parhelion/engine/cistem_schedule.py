@@ -50,13 +50,17 @@ def angular_step(limit_angstrom: float, radius_angstrom: float) -> float:
 
 def map_shell(settings: ScheduleSettings, limit: float) -> float | None:
     """Maps of a round go a tenth of the box further than its alignment; None where that is everywhere."""
-    shell = limit + 2.0 * (settings.max_shell + 1) / 10.0
+    shell = limit + _box(settings) / 10.0
     return None if shell >= settings.max_shell else shell
 
 
 def bleeding_shells(settings: ScheduleSettings) -> int:
     """How many shells a mask of 0.65 diameters carries correlation outwards."""
     return math.ceil(settings.extent_angstrom / (0.65 * settings.diameter_angstrom)) + 1
+
+
+def _box(settings: ScheduleSettings) -> int:
+    return settings.box or 2 * (settings.max_shell + 1)
 
 
 def first_plan(settings: ScheduleSettings) -> Plan:
@@ -102,7 +106,7 @@ def next_plan(
 
 def _next_limit(settings: ScheduleSettings, plan: Plan, resolved: float) -> float:
     """A fifteenth of the box further at most, and behind the resolution by what the mask carries."""
-    shells = 2.0 * (settings.max_shell + 1) / 15.0
+    shells = _box(settings) / 15.0
     behind = resolved - bleeding_shells(settings)
     return min(plan.refine_shell + shells, behind, settings.max_shell)
 

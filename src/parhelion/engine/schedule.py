@@ -20,7 +20,8 @@ Searched = Literal["all", "chance", "new"]
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleSettings:
-    """Limits of a run. Shells count 1/extent; ``max_shell`` is the highest the data allow.
+    """Limits of a run. Shells count 1/extent; ``max_shell`` is the highest the data, or the user, allow in a
+    ``box`` of so many pixels (None: one that ends there).
 
     ``extent_angstrom`` is box times pixel size, ``shift_angstrom`` the radius of the first shift search.
     ``share`` of the particles take part in the first rounds, ``best`` of those, the ones that fit best, go
@@ -43,6 +44,7 @@ class ScheduleSettings:
     best: float = 1.0
     score_weight: float | None = None
     scheme: str = "gold"
+    box: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
