@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from parhelion.errors import FormatError
+from parhelion.jobs import _engine_options as shared
 from parhelion.jobs._inputs import Maps, ParticlesFile, Symmetry
 from parhelion.jobs._particles import Contrast, contrast_option, particle_pixel_size_option
 from parhelion.registry import Estimate, JobParams, Output, Result, declare, option
@@ -168,32 +169,11 @@ class Params(JobParams):
         default_text="diameter / 10, at least 10 Å",
         group=POSES,
     )
-    blurring: bool = option(
-        True, help="every pose goes into the maps with its likelihood; otherwise the best alone", group=POSES
-    )
-    smoothing: float = option(
-        1.0,
-        help="below 1, likelihoods blur more: they count to this power",
-        unit="1",
-        ge=0.05,
-        le=1,
-        group=POSES,
-    )
-    auto_mask: bool = option(
-        True, help="follow the molecule by a generous mask; otherwise a sphere is used", group=MASK
-    )
-    outer_radius: float | None = option(
-        None,
-        help="radius of the sphere outside which maps are empty",
-        unit="Å",
-        gt=0,
-        le=5000,
-        default_text="0.55 of the diameter",
-        group=MASK,
-    )
-    inner_radius: float = option(
-        0.0, help="radius inside which that sphere is hollow", unit="Å", ge=0, le=5000, group=MASK
-    )
+    blurring: bool = shared.blurring_option(POSES)
+    smoothing: float = shared.smoothing_option(POSES)
+    auto_mask: bool = shared.auto_mask_option(MASK)
+    outer_radius: float | None = shared.outer_radius_option(MASK, of="maps")
+    inner_radius: float = shared.inner_radius_option(MASK)
 
     @field_validator("input", mode="before")
     @classmethod
