@@ -1,5 +1,6 @@
 """A small molecule, noisy half maps of it, and a way to run a job on them."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,5 +54,36 @@ def run(tmp_path: Path) -> Callable[..., Result]:
     def call(name: str, /, **options: Any) -> Result:
         options.setdefault("output", tmp_path / f"out_{name}")
         return api.function(name)(**{"device": "cpu", "threads": 1, **options})
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def simulated_sets(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Folders of simulated particles of the molecule, by the options of ``simulate particles``; made once."""
+    made: dict[tuple[tuple[str, Any], ...], Path] = {}
+
+    def folder(**options: Any) -> Path:
+        key = tuple(sorted(options.items()))
+        if key not in made:
+            where = tmp_path_factory.mktemp("simulated")
+            write_volume(where / "molecule.mrc", Volume(data=blobs(), pixel_size_angstrom=PIXEL))
+            simulate = api.function("simulate_particles")
+            simulate(model=where / "molecule.mrc", output=where / "made", device="cpu", threads=1, **options)
+            made[key] = where / "made"
+        return made[key]
+
+    return folder
+
+
+@pytest.fixture
+def simulate(tmp_path: Path, simulated_sets: Callable[..., Path]) -> Callable[..., dict[str, Path]]:
+    """``simulate(count=60, snr=1.0)``: images, particles, truth and reference, a copy to change at will."""
+
+    def call(**options: Any) -> dict[str, Path]:
+        folder = tmp_path / "simulated"
+        shutil.copytree(simulated_sets(**options), folder)
+        stems = {"images": "particles.mrcs", "reference": "reference.mrc"}
+        return {n: folder / stems.get(n, f"{n}.star") for n in ("images", "particles", "truth", "reference")}
 
     return call

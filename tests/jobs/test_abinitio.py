@@ -24,8 +24,8 @@ QUICK = {"diameter": 90, "starts": 2, "rounds": 2, "final_resolution": 16}
 
 
 @pytest.fixture
-def simulated(run, molecule):
-    return run("simulate_particles", model=molecule, count=60, snr=1.0, shift=3).outputs
+def simulated(simulate):
+    return simulate(count=60, snr=1.0, shift=3)
 
 
 @pytest.mark.long

@@ -10,10 +10,9 @@ from parhelion.jobs import classify3d
 
 
 @pytest.fixture
-def truth(run, molecule, tmp_path):
+def truth(simulate):
     """Particles with their true poses."""
-    made = run("simulate_particles", model=molecule, count=60, snr=0.5)
-    return made.outputs["truth"]
+    return simulate(count=60, snr=0.5)["truth"]
 
 
 def test_everything_is_written(run, truth) -> None:

@@ -52,10 +52,9 @@ def test_inputs_of_one_name_are_refused(run, molecule, tmp_path) -> None:
 
 
 @pytest.fixture
-def particles(run, molecule, tmp_path):
+def particles(simulate):
     """Twelve simulated particles with their poses: ``truth.star`` of ``simulate particles``."""
-    made = run("simulate_particles", model=molecule, count=12, snr=100.0, output=tmp_path / "made")
-    return made.outputs["truth"]
+    return simulate(count=12, snr=100.0)["truth"]
 
 
 def test_particles_to_every_program_and_back(run, particles, tmp_path) -> None:

@@ -16,10 +16,9 @@ from parhelion.io.particles import read_particles, write_particles
 
 
 @pytest.fixture
-def particles(run, molecule, tmp_path):
+def particles(simulate):
     """Forty particles with poses."""
-    made = run("simulate_particles", model=molecule, count=40, snr=10.0, output=tmp_path / "made")
-    return made.outputs["truth"]
+    return simulate(count=40, snr=10.0)["truth"]
 
 
 def test_copies_show_the_same_image_at_mates_of_the_pose(run, particles) -> None:

@@ -8,8 +8,8 @@ from parhelion.errors import FormatError, InputError
 
 
 @pytest.fixture
-def simulated(run, molecule):
-    return run("simulate_particles", model=molecule, count=40, snr=2.0, shift=3).outputs
+def simulated(simulate):
+    return simulate(count=40, snr=2.0, shift=3)
 
 
 def test_a_package_tells_all_that_cistems_pane_shows(run, simulated, tmp_path) -> None:

@@ -13,8 +13,8 @@ ONE = {**QUICK, "cycles": 1, "select_score": 0.0}
 
 
 @pytest.fixture
-def particles(run, molecule):
-    return run("simulate_particles", model=molecule, count=70, snr=1.0, shift=4).outputs["particles"]
+def particles(simulate):
+    return simulate(count=70, snr=1.0, shift=4)["particles"]
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from parhelion.io.mrc import read_volume
 
 
 @pytest.fixture
-def simulated(run, molecule):
-    return run("simulate_particles", model=molecule, count=120, snr=1.0, shift=3).outputs
+def simulated(simulate):
+    return simulate(count=120, snr=1.0, shift=3)
 
 
 @pytest.fixture

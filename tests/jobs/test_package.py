@@ -16,8 +16,8 @@ from parhelion.model.volume import Volume
 
 
 @pytest.fixture
-def simulated(run, molecule):
-    return run("simulate_particles", model=molecule, count=60, snr=2.0, shift=3).outputs
+def simulated(simulate):
+    return simulate(count=60, snr=2.0, shift=3)
 
 
 @pytest.fixture

@@ -27,9 +27,9 @@ def write_stack(path: Path, images: np.ndarray) -> None:
 
 
 @pytest.fixture
-def simulated(run, molecule, tmp_path):
+def simulated(simulate):
     """``particles.star`` of 12 particles, beside their images."""
-    return run("simulate_particles", model=molecule, count=12, output=tmp_path / "made").outputs
+    return simulate(count=12)
 
 
 def test_a_map_or_images_for_a_table(simulated, molecule) -> None:

@@ -11,8 +11,8 @@ from parhelion.jobs._fsc import CORRECTED
 
 
 @pytest.fixture
-def simulated(run, molecule):
-    return run("simulate_particles", model=molecule, count=120, snr=1.0, shift=3).outputs
+def simulated(simulate):
+    return simulate(count=120, snr=1.0, shift=3)
 
 
 def test_everything_is_written(run, simulated) -> None:

@@ -19,8 +19,8 @@ QUICK = {"max_rounds": 2, "results_to_refine": 4, "diameter": 90, "initial_resol
 
 
 @pytest.fixture
-def simulated(run, molecule):
-    return run("simulate_particles", model=molecule, count=COUNT, snr=1.0, shift=3).outputs
+def simulated(simulate):
+    return simulate(count=COUNT, snr=1.0, shift=3)
 
 
 @pytest.fixture

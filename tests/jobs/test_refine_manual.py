@@ -21,9 +21,9 @@ SIZE = {"diameter": 80.0, "resolution_limit": 12.0}
 
 
 @pytest.fixture
-def truth(run, molecule, tmp_path):
+def truth(simulate):
     """Particles with their true poses."""
-    return run("simulate_particles", model=molecule, count=80, snr=0.5).outputs["truth"]
+    return simulate(count=80, snr=0.5)["truth"]
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ FIRST = {"starts": 1, "rounds": 2}
 
 
 @pytest.fixture
-def simulated(run, molecule):
-    return run("simulate_particles", model=molecule, count=60, snr=1.0, shift=3).outputs
+def simulated(simulate):
+    return simulate(count=60, snr=1.0, shift=3)
 
 
 def test_every_step_is_run_and_its_results_are_at_the_top(run, simulated) -> None:
