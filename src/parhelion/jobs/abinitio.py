@@ -15,9 +15,9 @@ which can lead out of a wrong map.
 
 Views of a nearly spherical particle differ only by what is inside. cisTEM's document advises limits of 15
 and 6 Å for them (apoferritin); the default limits find apoferritin at a signal-to-noise ratio of 0.05 and a
-ball without symmetry at 0.1, in 1,000 images of 140 Å wide particles. Finer limits did not find what these
-missed, and each halving of --final-resolution makes the last rounds nearly a hundred times as long. What helps is
-more signal: better images, or more of them with a larger --batch.
+ball without symmetry at 0.1, in 1,000 images of particles of 140 Å. At 0.05 the ball is not found, with finer
+limits neither: what helps is more signal. Half of --final-resolution makes the last rounds nearly a hundred
+times as long.
 
 With --class-averages the maps are found with averages of a few particles that a 2D classification has laid
 on top of each other. Each counts with the CTF and the noise of its members, so that nothing is lost but what
