@@ -62,7 +62,8 @@ def write(
     write_particles(context.path("selected"), classified.take(chosen))
     context.notice(
         f"{int(good.sum())} of {len(good)} classes are good; {len(chosen)} of {len(found.rows)} particles "
-        f"are in selected.star, all of these classes but {judged.disturbed} with a disturbed background"
+        f"are in selected.star, all of these classes but {judged.unexplained} that noise explains as well "
+        f"and {judged.disturbed} with a disturbed background"
     )
     return ["particles", "selected"]
 
@@ -76,6 +77,7 @@ def figures_of(found: "Class2dResult", judged: "Judgement") -> dict[str, int | f
         "occupied_classes": int((members > 0).sum()),
         "good_classes": int(judged.good.sum()),
         "selected_particles": int(judged.chosen.sum()),
+        "unexplained_particles": judged.unexplained,
         "disturbed_particles": judged.disturbed,
         "best_resolution_angstrom": float(judged.quality.resolution_angstrom[members > 0].min()),
         "score_threshold": judged.threshold,

@@ -13,7 +13,8 @@ averages explain better than noise alone, times a factor that falls from 1 to 0 
 diameter and the mask's rim fills. Views of a molecule share such detail and lie in solvent; ice, carbon and
 its edges do not. Classes from 0.2 on are good; where images are so noisy or few that even the best classes
 (a quarter of the particles) score below 0.6, a third of what these reach is enough. Of good classes,
-particles with clearly less noise than the others are left out: their background holds something else.
+particles are left out that noise explains as well, and those with clearly less noise than the others: their
+background holds something else.
 """
 
 from pathlib import Path

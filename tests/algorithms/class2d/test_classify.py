@@ -8,7 +8,7 @@ import pytest
 from parhelion.algorithms.class2d import classify
 from parhelion.algorithms.class2d.expectation import expect
 from parhelion.algorithms.class2d.problem import make_problem
-from parhelion.algorithms.class2d.selection import class_quality, good_classes
+from parhelion.algorithms.class2d.selection import class_quality, good_classes, judge
 from parhelion.algorithms.class2d.settings import Class2dSettings
 from parhelion.contracts import SerialExecutor, SilentObserver
 from parhelion.errors import InputError, MetadataError, ParameterError
@@ -44,6 +44,23 @@ def test_classes_of_views_are_good_and_those_of_noise_are_not(found, mixed, clas
     assert (view[selected] >= 0).mean() > 0.97
     assert selected[view >= 0].mean() > 0.97
     assert (quality.resolution_angstrom[good] < 20).all()
+
+
+def test_particles_of_good_classes_are_chosen_but_for_strange_ones(found, mixed, class2d) -> None:
+    settings = Class2dSettings(diameter_angstrom=class2d.DIAMETER, final_resolution_angstrom=10.0)
+    judged = judge(found, settings)
+    inside = judged.good[found.category]
+    np.testing.assert_array_equal(judged.members, np.bincount(found.category, minlength=6))
+    assert judged.chosen[mixed.view[found.rows] >= 0].mean() > 0.95
+    assert (found.evidence[judged.chosen] > 0).all() and not judged.chosen[~inside].any()
+    evidence, sigma = found.evidence.copy(), found.sigma.copy()
+    noise, dirty = np.flatnonzero(judged.chosen)[:7], np.flatnonzero(judged.chosen)[7:12]
+    evidence[noise], sigma[dirty] = -1.0, 0.6
+    again = judge(replace(found, evidence=evidence, sigma=sigma), settings, judged.threshold)
+    assert not again.chosen[noise].any() and not again.chosen[dirty].any()
+    assert again.unexplained == judged.unexplained + 7
+    assert again.unexplained + again.disturbed == inside.sum() - again.chosen.sum()
+    assert judge(found, settings, 1.0).chosen.sum() == 0
 
 
 def test_angles_and_shifts_are_recovered(found, mixed, class2d) -> None:

@@ -15,7 +15,8 @@ The score is made of four factors, all between 0 and 1:
   diameter and the mask's rim is nearly as full as the inside. Edges of carbon, contamination and aggregates
   have detail and evidence, and go on up to the rim.
 
-Of good classes those particles are left out whose background holds something else (``disturbed``).
+Of good classes those particles are left out that the averages explain no better than noise does, and those
+whose background holds something else (``disturbed``).
 """
 
 from dataclasses import dataclass
@@ -79,7 +80,8 @@ class ClassQuality:
 class Judgement:
     """Per class quality, ``members`` and whether it is ``good`` ``(c,)``; per particle ``chosen`` ``(n,)``.
 
-    ``threshold`` is the score that chose; ``disturbed`` counts what was left out of good classes.
+    ``threshold`` is the score that chose; ``unexplained`` and ``disturbed`` count what was left out of good
+    classes, each particle once.
     """
 
     quality: ClassQuality
@@ -87,6 +89,7 @@ class Judgement:
     good: np.ndarray
     threshold: float
     chosen: np.ndarray
+    unexplained: int
     disturbed: int
 
 
@@ -115,14 +118,16 @@ def judge(
         threshold = score_threshold(quality.score, members)
     good = good_classes(quality.score, threshold) & (members > 0)
     inside = good[found.category]
-    chosen = inside & ~disturbed(found.sigma, inside, deviations)
+    explained = inside & (found.evidence > 0)
+    chosen = explained & ~disturbed(found.sigma, inside, deviations)
     return Judgement(
         quality=quality,
         members=members,
         good=good,
         threshold=threshold,
         chosen=chosen,
-        disturbed=int(inside.sum() - chosen.sum()),
+        unexplained=int(inside.sum() - explained.sum()),
+        disturbed=int(explained.sum() - chosen.sum()),
     )
 
 
