@@ -77,8 +77,13 @@ def simulated_sets(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pa
 
 
 @pytest.fixture
-def simulate(tmp_path: Path, simulated_sets: Callable[..., Path]) -> Callable[..., dict[str, Path]]:
-    """``simulate(count=60, snr=1.0)``: images, particles, truth and reference, a copy to change at will."""
+def simulate(
+    tmp_path: Path, molecule: Path, simulated_sets: Callable[..., Path]
+) -> Callable[..., dict[str, Path]]:
+    """``simulate(count=60, snr=1.0)``: images, particles, truth and reference, a copy to change at will.
+
+    ``molecule.mrc`` lies beside the copy.
+    """
 
     def call(**options: Any) -> dict[str, Path]:
         folder = tmp_path / "simulated"
