@@ -65,7 +65,7 @@ class Case:
         turns = in_plane(rng.uniform(0, 360, views * PER_VIEW))
         self.number = np.repeat(np.arange(views), PER_VIEW)
         microscope = Microscope(
-            astigmatism_angstrom=3000.0, beam_tilt_xy_mrad=(3.0, -2.0) if odd_optics else (0.0, 0.0)
+            astigmatism_angstrom=10000.0, beam_tilt_xy_mrad=(3.0, -2.0) if odd_optics else (0.0, 0.0)
         )
         self.simulated = simulate_particles(
             self.truth,
