@@ -46,6 +46,4 @@ def outer_radius_option(group: str, *, of: str) -> Any:
 
 def inner_radius_option(group: str) -> Any:
     """``--inner-radius`` of that sphere."""
-    return option(
-        0.0, help="radius inside which that sphere is hollow", unit="Å", ge=0, le=5000, group=group
-    )
+    return option(0.0, help="radius inside which that sphere is hollow", unit="Å", ge=0, le=5000, group=group)
