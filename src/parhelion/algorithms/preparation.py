@@ -19,6 +19,8 @@ CYCLES_OF_START = 4.5
 """Cycles per particle diameter that a starting map keeps: its outline and no detail to be biased by."""
 COARSEST_START_ANGSTROM, FINEST_START_ANGSTROM = 60.0, 20.0
 GRID_TOLERANCE = 1e-3
+BLACK_SKEWNESS = -1.0
+"""Maps of white protein have some +5 or more, noise has none."""
 MASK_GROWTH = 1.15
 """Images are masked by a circle this much wider than the particle, for shifts and delocalised signal."""
 
@@ -67,6 +69,17 @@ def on_grid_of(volume: Volume, box: int, pixel_size_angstrom: float, observer: O
         f"grid, {box} voxels of {pixel_size_angstrom:.4g} Å"
     )
     return resample_volume(volume, box, pixel_size_angstrom)
+
+
+def warn_of_black(volume: Volume, observer: Observer) -> None:
+    """A notice where the densities of a reference are skewed as those of a map with black protein are."""
+    deviation = volume.data.astype(np.float64) - float(volume.data.mean(dtype=np.float64))
+    spread = float(np.sqrt((deviation**2).mean()))
+    if spread > 0 and float((deviation**3).mean()) < BLACK_SKEWNESS * spread**3:
+        observer.notice(
+            "the reference looks black (its strongest densities are negative), and protein must be white in it: "
+            "invert it, or the poses will mean nothing"
+        )
 
 
 def diameter_of(volume: Volume, observer: Observer) -> float:

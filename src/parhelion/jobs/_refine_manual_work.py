@@ -41,6 +41,7 @@ class Work:
 def refined(context: "Context", params: "ManualParams") -> Work:
     """Read everything, run all cycles."""
     from parhelion.algorithms.manual.refinement import refine_manual
+    from parhelion.algorithms.preparation import warn_of_black
     from parhelion.io import mrc
     from parhelion.io.source import StackSource
     from parhelion.jobs._particles import read_with_images
@@ -53,6 +54,8 @@ def refined(context: "Context", params: "ManualParams") -> Work:
         particles = _part(particles, params)
         source = StackSource(particles, source.contrast)
     references = tuple(mrc.read_volume(path) for path in params.references or ())
+    for reference in references:
+        warn_of_black(reference, context)
     diameter = _diameter(params, references, context)
     settings = manual_settings(params, diameter, mode_of(params, particles), context.seed)
     images = _images(params, settings, particles, source)

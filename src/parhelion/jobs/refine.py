@@ -309,6 +309,7 @@ def estimate(params: Params) -> Estimate:
 
 def run(context: "Context", params: Params) -> Result:
     """Refine, write everything and show it."""
+    from parhelion.algorithms.preparation import warn_of_black
     from parhelion.io import mrc
     from parhelion.jobs import _refine as written
     from parhelion.jobs import _refine_input as made
@@ -319,6 +320,7 @@ def run(context: "Context", params: Params) -> Result:
         params.input, context, contrast=params.contrast, pixel_size=params.pixel_size
     )
     reference = mrc.read_volume(params.reference)
+    warn_of_black(reference, context)
     context.report.gallery(
         first_images(source), [f"particle {i + 1}" for i in range(min(12, len(source)))], "First particles"
     )
