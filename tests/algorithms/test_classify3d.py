@@ -110,6 +110,50 @@ def test_a_missing_domain_is_told_and_confidence_is_honest(mixture) -> None:
     assert domain[0] > 1.5 * domain[1]
 
 
+class Notices(SilentObserver):
+    """Keeps what the user is told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def notice(self, message: str) -> None:
+        self.told.append(message)
+
+
+def test_one_structure_is_not_taken_for_two(mixture) -> None:
+    made = simulate_particles(molecule(True), COUNT, snr=0.05, shift_angstrom=4.0, seed=11)
+    alike = (made.particles, Images(made.images(np.arange(COUNT))), np.zeros(COUNT))
+    told = Notices()
+    found = classified(alike, observer=told)
+    assert found.pairs[0].alike and found.pairs[0].known < 0.05
+    assert any("classes 1 and 2 are alike" in message for message in told.told)
+    # nobody is surer of a class than its share allows
+    stated = found.particles.extra["rlnMaxValueProbDistribution"]
+    assert stated.mean() < found.classes[0].share + 0.03
+    told = Notices()
+    differ = classified(mixture, observer=told).pairs[0]
+    assert not differ.alike and differ.known > 0.5
+    assert differ.same_angstrom > found.pairs[0].same_angstrom
+    assert not any("alike" in message for message in told.told)
+
+
+def test_poses_are_searched_everywhere_on_request() -> None:
+    particles, images, label = mixed(0.4)
+    some = np.arange(100)
+    random = Rotation.random(len(some), random_state=6).as_matrix()
+    lost = particles.take(some).with_poses(random, np.zeros((len(some), 3)))
+    maps = [molecule(True), molecule(False)]
+    given = {"references": maps, "rounds": 4, "resolution_limit_angstrom": 12.0}
+    found = classified((lost, images, label[some]), align="global", **given)
+    assert accuracy(found, label[some]) > 0.85
+    apart = Rotation.from_matrix(
+        np.swapaxes(particles.rotation[some], 1, 2) @ found.particles.rotation
+    ).magnitude()
+    assert np.median(np.degrees(apart)) < 12
+    kept = classified((lost, images, label[some]), align="none", **given)
+    assert accuracy(kept, label[some]) < 0.8
+
+
 def test_a_focus_away_from_the_domain_does_not_tell_them_apart(mixture) -> None:
     there = classified(mixture, focus=(24.0, 0.0, 0.0, 16.0))
     assert accuracy(there, mixture[2]) > 0.9

@@ -30,6 +30,8 @@ def test_everything_is_written(run, truth) -> None:
     assert shares[0] >= shares[1] and sum(shares) == pytest.approx(1, abs=1e-6)
     report = (maps[0].parent / "report.html").read_text("utf-8")
     assert "Halves of each class" in report and "Class 2" in report
+    # 60 images of one molecule
+    assert found.figures["alike_classes"] == "1=2" and "classes 1 and 2 are alike" in report
 
 
 def test_classes_start_from_maps_or_from_the_input(run, truth, molecule, tmp_path) -> None:
@@ -84,6 +86,16 @@ def test_options_that_make_no_sense_are_refused(run, truth, molecule) -> None:
         run("classify3d", input=truth, diameter=90.0, focus_centre=(0.0, 0.0, 10.0))
     with pytest.raises(InputError, match="X9"):
         run("classify3d", input=truth, diameter=90.0, symmetry=("X9",))
+
+
+def test_a_dry_run_says_what_a_run_would(truth) -> None:
+    given = {"input": truth, "diameter": 90.0}
+    assert classify3d.estimate(classify3d.Params(**given)).memory_bytes > 0
+    with pytest.raises(ParameterError, match="carries one class"):
+        classify3d.estimate(classify3d.Params(**given, start="input"))
+    with pytest.raises(ParameterError, match="lies outside the box"):
+        far = {"focus_centre": (2000.0, 0.0, 0.0), "focus_radius": 20.0}
+        classify3d.estimate(classify3d.Params(**given, **far))
 
 
 def test_particles_without_poses_are_refused(run, truth) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,8 @@ from parhelion.engine.classes import ClassState
 from parhelion.engine.halves import HalfMaps
 from parhelion.errors import ParameterError
 
-KEPT = 5
-"""Rounds that stay: as many as a run looks ahead beyond its best one, and one that may be damaged."""
+KEPT = 2
+"""Rounds that stay: the last one may be damaged."""
 POSES = ("particle", "rotation", "shift", "weight", "reference")
 History = list[dict[str, float | int]]
 
@@ -30,10 +29,13 @@ def save(folder: Path, state: ClassState, history: History, mark: str) -> None:
         "history": history,
         "temperature": state.temperature,
         "information": state.information,
+        "evidence": state.evidence,
         "shells": [(one.resolved_shell, one.half_shell) for one in state.halves],
     }
     arrays = {f"kept_{name}": getattr(state.kept, name).numpy() for name in POSES}
     arrays |= {"share": state.share, "half": state.half, "noise": state.noise.cpu().numpy()}
+    if state.filters is not None:
+        arrays["filters"] = state.filters
     for h in (0, 1):
         arrays[f"compared_{h}"] = torch.stack([one[h] for one in state.maps]).cpu().numpy()
         arrays[f"maps_{h}"] = torch.stack([one.maps[h] for one in state.halves]).cpu().numpy()
@@ -45,16 +47,10 @@ def save(folder: Path, state: ClassState, history: History, mark: str) -> None:
         old.unlink(missing_ok=True)
 
 
-def load_last(
-    folder: Path, mark: str, observer: Observer, goes_on_after: Callable[[History], int]
-) -> tuple[ClassState, History] | None:
-    """The newest whole state and its rounds, or that of the earlier round which ``goes_on_after`` says; None
-    where there is none. Damaged files are passed over with a notice. Raises ParameterError where a state was
-    made from other particles or parameters."""
-    most = np.inf
+def load_last(folder: Path, mark: str, observer: Observer) -> tuple[ClassState, History] | None:
+    """The newest whole state and its rounds, None where there is none. Damaged files are passed over with a
+    notice. Raises ParameterError where a state was made from other particles or parameters."""
     for path in reversed(_files(folder)):
-        if int(path.stem[-3:]) > most:
-            continue
         try:
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files}
@@ -67,10 +63,6 @@ def load_last(
                 f"{path} was made from other particles, other references or other parameters; "
                 "start again with --overwrite"
             )
-        wanted = goes_on_after(list(header["history"]))
-        if wanted < len(header["history"]) and most == np.inf:
-            most = wanted
-            continue
         observer.notice(f"going on after round {len(header['history'])}")
         return _state(arrays, header), list(header["history"])
     return None
@@ -103,6 +95,8 @@ def _state(arrays: dict[str, np.ndarray], header: dict[str, Any]) -> ClassState:
         halves=halves,
         temperature=header["temperature"],
         information=header["information"],
+        evidence=header["evidence"],
+        filters=arrays.get("filters"),
     )
 
 

@@ -4,8 +4,6 @@ it is over. Pure rules on the rounds that were done."""
 import math
 from dataclasses import replace
 
-import numpy as np
-
 from parhelion.algorithms.class_settings import ClassifySettings
 from parhelion.engine.classes import ClassProblem
 from parhelion.engine.schedule import SEARCH_CYCLES, Plan
@@ -14,28 +12,16 @@ BETWEEN = 4
 """Rounds between two splits."""
 SEARCHED_FIRST, SEARCHED_EVERY = 4, 3
 """With all classes there, the first rounds search everywhere, later every third."""
-PATIENCE = 3
-"""Rounds without telling classes apart better, after which the best one is the result."""
 FIRST_NATS, LAST_SHARE = 0.02, 0.7
 """What posteriors know in the first round, and their share of ln(classes) when annealing ends."""
 ANNEALED = 0.75
 """Share of the rounds after which the likelihood counts as it is."""
 SETTLED = 0.01
-"""The classification is over when fewer particles change class."""
+"""The classification is over when fewer particles change class, and what posteriors know changes by less than
+STEADY of itself, or STEADY_NATS."""
+STEADY, STEADY_NATS = 0.02, 0.0005
 
 History = list[dict[str, float | int]]
-
-
-def best_round(history: History, classes: int) -> int:
-    """The number of the round, with all classes there, whose posteriors knew most about the class.
-
-    Particles are compared with maps of the other half: what they know is not what they put there, and less of
-    it means that a class is losing what it stood for. Before all classes are there, the last round.
-    """
-    known = [row["information_nats"] if row["classes"] == classes else -math.inf for row in history]
-    if not known or max(known) == -math.inf:
-        return len(history)
-    return len(known) - int(np.argmax(known[::-1]))
 
 
 def rounds_with(history: History, classes: int) -> int:
@@ -65,7 +51,12 @@ def settled(settings: ClassifySettings, history: History, since: int, annealed: 
     ``annealed`` classes come from posteriors that are kept soft at first.
     """
     least = ANNEALED * settings.rounds + 2 if annealed else 0
-    return since >= max(least, settings.least_rounds) and history[-1]["changed_share"] < SETTLED
+    if since < max(least, settings.least_rounds, 1) or history[-1]["changed_share"] >= SETTLED:
+        return False
+    if since < 2:
+        return True
+    last, known = (float(row["information_nats"]) for row in history[-2:])
+    return abs(known - last) <= max(STEADY * known, STEADY_NATS)
 
 
 def target_nats(settings: ClassifySettings, number: int) -> float | None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from parhelion.algorithms.class_alike import Pair
 from parhelion.errors import ParameterError
 from parhelion.model.particles import ParticleSet
 from parhelion.model.volume import Volume
@@ -90,9 +91,11 @@ class ClassResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Classification:
-    """All classes, largest first, and the particles with class numbers (1 is the first) and probabilities."""
+    """All classes, largest first, what tells each two of them apart, and the particles with class numbers
+    (1 is the first) and probabilities."""
 
     classes: tuple[ClassResult, ...]
+    pairs: tuple[Pair, ...]
     particles: ParticleSet
     unusable: np.ndarray
     history: tuple[Mapping[str, float | int], ...]

@@ -8,13 +8,8 @@ import torch
 
 from parhelion.algorithms.class_setup import known_occupancies
 from parhelion.engine.candidates import Candidates
-from parhelion.engine.classes import (
-    ClassProblem,
-    ClassState,
-    likeliest,
-    maps_at_given_poses,
-    of_class,
-)
+from parhelion.engine.class_posterior import likeliest, of_class
+from parhelion.engine.classes import ClassProblem, ClassState, maps_at_given_poses
 from parhelion.engine.halves import split_halves
 from parhelion.engine.loader import undistorted_shifts
 from parhelion.engine.noise import background_noise
@@ -137,25 +132,13 @@ def start_from_maps(
 
 
 def split(
-    problem: ClassProblem,
-    state: ClassState,
-    wanted: int,
-    limit_angstrom: float,
-    diameter_angstrom: float,
-    rng: np.random.Generator,
+    problem: ClassProblem, state: ClassState, chosen: Sequence[int], shell: float, rng: np.random.Generator
 ) -> tuple[ClassProblem, ClassState]:
-    """Up to twice as many classes, ``wanted`` at most: those in two whose halves explain most more.
+    """Every ``chosen`` class in two, by components up to ``shell``.
 
     ``problem`` has the classes of ``state``; the new classes come last and take over the symmetry.
     """
     classes = len(state.share)
-    extent = problem.loader.extent_angstrom
-    shell = extent / max(limit_angstrom, diameter_angstrom / SPLIT_CYCLES)
-    room = wanted - classes
-    chosen = list(range(classes))
-    if room < classes:
-        gains = [split_gain(problem, state, k, shell, rng) for k in chosen]
-        chosen = sorted(np.argsort([-gain for gain in gains], kind="stable")[:room].tolist())
     halves = {k: _two(problem, state, k, shell, rng) for k in chosen}
     parts = [of_class(state.kept, k) for k in range(classes) if k not in halves]
     symmetries = list(problem.symmetries)
@@ -174,6 +157,11 @@ def split(
     problem = replace(problem, symmetries=tuple(symmetries))
     share = share / share.sum()
     return problem, maps_at_given_poses(problem, replace(state, kept=kept, share=share.numpy()))
+
+
+def split_shell(problem: ClassProblem, limit_angstrom: float, diameter_angstrom: float) -> float:
+    """Where components of a class end."""
+    return problem.loader.extent_angstrom / max(limit_angstrom, diameter_angstrom / SPLIT_CYCLES)
 
 
 def _one_list(parts: list[Candidates]) -> Candidates:

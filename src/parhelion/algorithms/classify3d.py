@@ -21,10 +21,9 @@ import torch
 
 from parhelion.algorithms import class_checkpoint
 from parhelion.algorithms import preparation as prepare
+from parhelion.algorithms.class_alike import pairs_of, verdict
 from parhelion.algorithms.class_schedule import (
-    PATIENCE,
     History,
-    best_round,
     between,
     round_plan,
     rounds_with,
@@ -36,14 +35,15 @@ from parhelion.algorithms.class_settings import Classification, ClassifySettings
 from parhelion.algorithms.class_start import (
     bare_state,
     random_start,
-    split,
     start_from_classes,
     start_from_maps,
 )
+from parhelion.algorithms.class_trials import next_split
 from parhelion.contracts import Cancel, Executor, Observer, ParticleSource
 from parhelion.engine.candidates import Candidates
 from parhelion.engine.checkpoint import fingerprint
-from parhelion.engine.classes import ClassProblem, ClassState, class_round, likeliest, maps_at_given_poses
+from parhelion.engine.class_posterior import belongs_to, likeliest
+from parhelion.engine.classes import ClassProblem, ClassState, class_round, maps_at_given_poses
 from parhelion.engine.halves import HalfMaps
 from parhelion.engine.loader import EDGE_PIXELS, ParticleLoader, undistorted_shifts
 from parhelion.engine.memory import MemoryPlan, plan_memory
@@ -76,6 +76,21 @@ def resolution_limit(settings: ClassifySettings, pixel_size_angstrom: float) -> 
     """The finest detail in Å that classes are told apart by."""
     wanted = settings.resolution_limit_angstrom or settings.diameter_angstrom / CYCLES
     return max(wanted, 2.1 * pixel_size_angstrom)
+
+
+def focus_of(settings: ClassifySettings, box: int, pixel_size_angstrom: float) -> np.ndarray | None:
+    """The soft sphere ``(box, box, box)`` that tells classes apart, or None. Raises ParameterError."""
+    if settings.focus is None:
+        return None
+    *centre, radius = settings.focus
+    shift = [round(c / pixel_size_angstrom) for c in reversed(centre)]
+    if any(abs(s) > box // 2 for s in shift):
+        raise ParameterError(
+            f"the centre of the focus {tuple(centre)} Å lies outside the box, which ends "
+            f"{box * pixel_size_angstrom / 2:.0f} Å from its middle"
+        )
+    sphere = spherical_mask(box, pixel_size_angstrom, radius, EDGE_OF_FOCUS_PIXELS * pixel_size_angstrom)
+    return np.roll(sphere, shift, axis=(0, 1, 2))
 
 
 def memory_plan(
@@ -134,9 +149,7 @@ def classify3d(
     annealed = settings.begins == "random" and references is None
     saved = None
     if checkpoints is not None and resume:
-        saved = class_checkpoint.load_last(
-            checkpoints, mark, observer, lambda done: _best(done, problem.classes, annealed)
-        )
+        saved = class_checkpoint.load_last(checkpoints, mark, observer)
     if saved is not None:
         state, history = saved
     else:
@@ -151,11 +164,6 @@ def classify3d(
     return _result(problem, settings, state, tuple(history), reason, limit)
 
 
-def _best(history: History, classes: int, annealed: bool) -> int:
-    """The round that is kept; the last where posteriors were softened on purpose and know ever more."""
-    return len(history) if annealed else best_round(history, classes)
-
-
 def _all_rounds(
     problem: ClassProblem,
     settings: ClassifySettings,
@@ -165,36 +173,26 @@ def _all_rounds(
     annealed: bool,
     save: Callable[[ClassState, History], None],
 ) -> tuple[ClassState, str]:
-    """The state of the best round and why no more were done; ``history`` grows by a row for each."""
-    kept, classes = state, problem.classes
-    reason = f"{settings.rounds} rounds, as many as asked for"
+    """The last state and why no more rounds were done; ``history`` grows by a row for each."""
+    classes = problem.classes
     while (since := rounds_with(history, classes)) < settings.rounds:
         problem.cancel.check()
         if settled(settings, history, since, annealed):
-            reason = f"{100 * history[-1]['changed_share']:.1f} % of the particles changed class"
-            break
+            return state, f"{100 * history[-1]['changed_share']:.1f} % of the particles changed class"
         rounds_now = rounds_with(history, len(state.share))
         now = with_classes(problem, len(state.share))
         if len(state.share) < classes and rounds_now >= between(len(state.share)):
-            rng = np.random.default_rng((settings.seed, 1, len(history)))
-            _, state = split(now, state, classes, limit, settings.diameter_angstrom, rng)
+            state = next_split(now, state, classes, settings, limit, len(history))
             problem.observer.notice(f"{len(state.share)} classes from round {len(history) + 1}")
             now, rounds_now = with_classes(problem, len(state.share)), 0
-        elif since >= settings.least_rounds and len(history) - _best(history, classes, annealed) >= PATIENCE:
-            reason = f"{PATIENCE} rounds told classes apart no better"
-            break
         plan = round_plan(now, settings, len(history), limit, rounds_now, annealed)
         before = state
         state = class_round(now, state, plan, target_nats(settings, since) if annealed else None)
         row = _history_row(now, before, state, len(history))
         problem.observer.record("rounds", **row)
         history.append(row)
-        if _best(history, classes, annealed) == len(history):
-            kept = state
         save(state, history)
-    if (number := _best(history, classes, annealed)) < len(history):
-        return kept, f"{reason}; classes were told apart best in round {number}, which is kept"
-    return state, reason
+    return state, f"{settings.rounds} rounds, as many as asked for"
 
 
 def _mark(particles: ParticleSet, settings: ClassifySettings, references: Sequence[Volume] | None) -> str:
@@ -258,14 +256,7 @@ def _problem(
         cache_bytes=memory.cache_bytes,
         device=torch.device(device),
     )
-    focus = None
-    if settings.focus is not None:
-        *centre, radius = settings.focus
-        focus = spherical_mask(box, pixel, radius, EDGE_OF_FOCUS_PIXELS * pixel)
-        shift = [round(c / pixel) for c in reversed(centre)]
-        if any(abs(s) > box // 2 for s in shift):
-            raise ParameterError(f"the centre of the focus {tuple(centre)} Å lies outside the box")
-        focus = np.roll(focus, shift, axis=(0, 1, 2))
+    focus = focus_of(settings, box, pixel)
     return ClassProblem(
         loader=loader,
         symmetries=tuple(symmetry_group(name) for name in settings.groups),
@@ -293,6 +284,7 @@ def _history_row(
         "classes": len(after.share),
         "changed_share": float((first != second)[both].mean()) if both.any() else 1.0,
         "information_nats": after.information,
+        "evidence_nats": after.evidence,
         "temperature": after.temperature,
     }
     for k, halves in enumerate(after.halves):
@@ -328,17 +320,18 @@ def _result(
         best.rotation.numpy(), best.shift.numpy() * loader.extent_angstrom
     )
     chosen = replace(chosen, shift_xyz_angstrom=undistorted_shifts(chosen, back=True))
-    belongs = torch.zeros((len(state.half), problem.classes), dtype=torch.float64)
-    if (reference := state.kept.reference) is None or (weight := state.kept.weight) is None:
-        raise ValueError("a classification ends with weighted poses of known class")
-    belongs.index_put_((state.kept.particle, reference), weight, accumulate=True)
+    belongs = belongs_to(state.kept, problem.classes, len(state.half))
     shares = belongs.numpy()[rows][:, order]
     columns = {"rlnMaxValueProbDistribution": shares.max(axis=1)}
     chosen = replace(chosen, half=state.half[rows].astype(np.int64), extra=chosen.extra.with_columns(columns))
     chosen = with_occupancies(chosen, 100.0 * shares / shares.sum(1, keepdims=True))
     classes = tuple(_class(loader, state.halves[k], float(state.share[k]), settings.groups[k]) for k in order)
     unusable = np.setdiff1d(np.arange(len(state.half)), rows)
+    pairs = pairs_of(state, order, loader.extent_angstrom)
+    if (told := verdict(pairs)) is not None:
+        problem.observer.notice(told)
     return Classification(
+        pairs=pairs,
         classes=classes,
         particles=chosen,
         unusable=unusable,

@@ -5,7 +5,6 @@ A particle's posterior runs over classes and poses together: the weight of a pos
 with a map per class.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -15,7 +14,16 @@ from torch import Tensor
 
 from parhelion.contracts import Cancel, Executor, Observer
 from parhelion.engine.accumulate import NoiseSums, insertion_slices, noise_sums
-from parhelion.engine.candidates import Candidates, joined, weighted
+from parhelion.engine.candidates import Candidates, joined
+from parhelion.engine.class_filter import filtered, joint_filters
+from parhelion.engine.class_posterior import (
+    LEAST_SHARE,
+    likeliest,
+    of_class,
+    shares_of,
+    unsure,
+    weighted_over_classes,
+)
 from parhelion.engine.halves import HalfMaps, solve_halves
 from parhelion.engine.loader import ParticleLoader
 from parhelion.engine.loop import concatenated, kept_of, updated_noise
@@ -24,18 +32,15 @@ from parhelion.engine.reference import Reference, make_reference
 from parhelion.engine.schedule import Plan
 from parhelion.engine.score import Stage, chunks, located, searched
 from parhelion.engine.solvent import Solvent
-from parhelion.engine.update import MapSums, Slices, complete_mates, symmetrise
+from parhelion.engine.update import MapSums, Slices, complete_mates, solve, symmetrise
 from parhelion.fourier.grids import rfft_radius
-from parhelion.fourier.shells import fsc
 from parhelion.geometry.symmetry import SymmetryGroup
 
+LEAST_PRIOR = 1e-3
+"""Of what particles are compared with, per shell's mean denominator. Maps that are weaker than the images by
+some percent leave a part of the mean in the images, and all look like the class that has more of it."""
 TOGETHER = 8
 """Chunks whose slices wait for insertion."""
-COLDEST, HOTTEST, BISECTIONS = 0.02, 1e4, 24
-LEAST_FILTER = 0.02
-"""What is left of a difference between classes that the halves do not agree on yet: it may still grow."""
-LEAST_SHARE = 1e-3
-"""No class has a smaller prior: one that lost its particles may win some back."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +50,7 @@ class ClassProblem:
     ``symmetries`` has one group per class. ``align`` says what happens to poses: kept ("none"), refined from
     the last ones ("local"), or searched everywhere as well ("global"). Outside ``focus`` ``(box, box, box)``
     (0 to 1) all classes share the mean map, so that only what is inside tells them apart.
-    ``joined_shell`` is where half maps stop sharing what they are compared with.
+    ``joined_shell`` is where half maps stop sharing what they are compared with, while posteriors are soft.
     """
 
     loader: ParticleLoader
@@ -74,7 +79,8 @@ class ClassState:
 
     ``halves`` are the solved maps; ``share`` ``(classes,)`` the prior π; ``kept`` the poses of all particles
     with their ``reference`` (class) and joint weight. ``temperature`` divided the log-likelihoods;
-    ``information`` is what posteriors knew, in nats more than the shares.
+    ``information`` is what posteriors knew, in nats more than the shares, ``evidence`` the mean
+    log-likelihood of a particle in maps of the other half. ``filters``: see ``engine.class_filter``.
     """
 
     maps: tuple[tuple[Tensor, Tensor], ...]
@@ -83,8 +89,10 @@ class ClassState:
     noise: Tensor
     half: np.ndarray
     halves: tuple[HalfMaps, ...] = ()
+    filters: np.ndarray | None = None
     temperature: float = 1.0
     information: float = 0.0
+    evidence: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +102,7 @@ class _Scored:
     noise: NoiseSums
     information: float
     temperature: float
+    evidence: float
 
 
 def class_round(
@@ -105,10 +114,11 @@ def class_round(
     """
     rng = np.random.default_rng((problem.seed, plan.round))
     poses, noise = [], None
-    told: list[tuple[float, float, int]] = []
+    told: list[tuple[float, float, float, int]] = []
     sums: list[list[MapSums]] = [[] for _ in problem.symmetries]
     for half in (1, 2):
-        references = _references(problem, state, plan, half, rng)
+        joined_shell = 0.0 if target_nats is None else problem.joined_shell
+        references = _references(problem, state, plan, half, joined_shell, rng)
         rows = torch.from_numpy(np.flatnonzero(state.half == half))
         mine = [_empty(problem.loader) for _ in problem.symmetries]
         for results in _scored(problem, state, references, plan, rows, half, target_nats):
@@ -117,21 +127,27 @@ def class_round(
                     [s for r in results for s in r.slices[number]], problem.loader.points, problem.executor
                 )
             poses += [r.poses for r in results]
-            told += [(r.information, r.temperature, len(r.poses.particle.unique())) for r in results]
+            told += [
+                (r.information, r.temperature, r.evidence, len(r.poses.particle.unique())) for r in results
+            ]
             for r in results:
                 noise = r.noise if noise is None else noise.plus(r.noise)
         for number, one in enumerate(mine):
             sums[number].append(_completed(problem, one, number))
     kept = concatenated(poses)
-    share = _shares(kept, problem.classes)
-    halves, maps = solved(problem, [(a, b) for a, b in sums], share)
-    information, temperature, count = np.array(told).reshape(-1, 3).T
+    share = shares_of(kept, problem.classes)
+    covariance = None if target_nats is not None else unsure(kept, problem.classes)
+    halves, maps, filters = solved(problem, [(a, b) for a, b in sums], share, covariance, state.filters)
+    information, temperature, evidence, count = np.array(told).reshape(-1, 4).T
+    count = np.maximum(count, 1e-9)
     return replace(
         state,
         halves=halves,
         maps=maps,
-        information=float(np.average(information, weights=np.maximum(count, 1e-9))),
-        temperature=float(np.average(temperature, weights=np.maximum(count, 1e-9))),
+        filters=filters,
+        information=float(np.average(information, weights=count)),
+        temperature=float(np.average(temperature, weights=count)),
+        evidence=float(np.average(evidence, weights=count)),
         share=share,
         kept=kept,
         noise=updated_noise(problem.loader, state.noise, noise),
@@ -154,44 +170,34 @@ def maps_at_given_poses(problem: ClassProblem, state: ClassState) -> ClassState:
                     one.add(slices[number], loader.points, problem.executor)
         for number, one in enumerate(mine):
             sums[number].append(_completed(problem, one, number))
-    halves, maps = solved(problem, [(a, b) for a, b in sums], state.share)
-    return replace(state, halves=halves, maps=maps)
+    halves, maps, filters = solved(problem, [(a, b) for a, b in sums], state.share)
+    return replace(state, halves=halves, maps=maps, filters=filters)
 
 
 def solved(
-    problem: ClassProblem, sums: list[tuple[MapSums, MapSums]], share: np.ndarray
-) -> tuple[tuple[HalfMaps, ...], tuple[tuple[Tensor, Tensor], ...]]:
-    """Half maps of every class, and what the next round compares with.
+    problem: ClassProblem,
+    sums: list[tuple[MapSums, MapSums]],
+    share: np.ndarray,
+    unsure: np.ndarray | None = None,
+    last: np.ndarray | None = None,
+) -> tuple[tuple[HalfMaps, ...], tuple[tuple[Tensor, Tensor], ...], np.ndarray]:
+    """Half maps of every class, what the next round compares with, and the filter of that.
 
-    The prior of a class is the mean of all classes: what a class differs by is filtered by the correlation of
-    that difference between the halves (for one half map the Wiener filter is the FSC itself), so that a small
-    class is compared with no noisier a map than a large one and does not lose its particles for that.
+    How they are filtered, ``unsure`` and ``last``: see ``engine.class_filter``.
     """
     shell = problem.loader.points.max_shell
     halves = tuple(solve_halves(pair, problem.solvent, shell) for pair in sums)
     mask = torch.stack([h.mask for h in halves]).amax(0)
-    weight = torch.from_numpy(share / share.sum()).to(mask)
-    means, differences = [], []
-    for half in (0, 1):
-        every = torch.stack([h.unfiltered[half] for h in halves]) * mask
-        mean = torch.einsum("k,kzyx->zyx", weight, every)
-        means.append(mean)
-        differences.append(every - mean)
-    common = filtered_by_shell(torch.stack(means), _wiener(means[0], means[1], shell))
-    maps = []
+    share = share.clip(LEAST_SHARE) / share.clip(LEAST_SHARE).sum()
+    whole = torch.full((shell + 1,), LEAST_PRIOR, dtype=torch.float64)
+    every = torch.stack([torch.stack([solve(s, whole, shell) for s in pair]) for pair in sums]) * mask
+    mean = torch.einsum("k,khzyx->hzyx", torch.from_numpy(share).to(mask), every)
     inside = 1.0 if problem.focus is None else torch.from_numpy(problem.focus).to(mask)
-    for first, second in zip(*differences):
-        own = filtered_by_shell(torch.stack([first, second]), _wiener(first, second, shell))
-        maps.append((common[0] + inside * own[0], common[1] + inside * own[1]))
-    return halves, tuple(maps)
-
-
-def _wiener(first: Tensor, second: Tensor, max_shell: int) -> np.ndarray:
-    """The filter of either half map per shell: their correlation over three shells, never quite 0."""
-    # the first and the last shell count twice where they have no neighbour
-    curve = np.pad(fsc(first, second)[: max_shell + 1], 1, mode="edge")
-    curve = np.convolve(curve, np.ones(3) / 3, mode="valid")
-    return curve.clip(LEAST_FILTER, 1.0)
+    together = torch.cat([mean[None], (every - mean) * inside])
+    filters = joint_filters(together, share, shell, unsure, last)
+    believed = filtered(together, filters)
+    maps = believed[0] + inside * believed[1:]
+    return halves, tuple((one[0], one[1]) for one in maps), filters
 
 
 def filtered_by_shell(volumes: Tensor, factor: np.ndarray) -> Tensor:
@@ -216,14 +222,19 @@ def _completed(problem: ClassProblem, sums: MapSums, number: int) -> MapSums:
 
 
 def _references(
-    problem: ClassProblem, state: ClassState, plan: Plan, half: int, rng: np.random.Generator
+    problem: ClassProblem,
+    state: ClassState,
+    plan: Plan,
+    half: int,
+    joined_shell: float,
+    rng: np.random.Generator,
 ) -> list[Reference]:
     loader = problem.loader
     spread = problem.shift_angstrom / loader.extent_angstrom
     made = [
         make_reference(
             loader,
-            compared_map(state.maps[number], half, problem.joined_shell),
+            compared_map(state.maps[number], half, joined_shell),
             state.noise,
             plan,
             group,
@@ -245,8 +256,8 @@ def compared_map(maps: tuple[Tensor, Tensor], half: int, joined_shell: float) ->
     """What particles of ``half`` are compared with: the map of the *other* half.
 
     A map that a particle went into would prefer that particle to its class: at these signal-to-noise ratios
-    random classes would keep themselves. Below ``joined_shell`` both halves' mean keeps the classes of the
-    two halves the same ones.
+    random classes would keep themselves. Below ``joined_shell`` both halves' mean makes classes that grow
+    from noise the same ones in both halves; they would be each other's opposite half of the time.
     """
     mean, other = (maps[0] + maps[1]) / 2, maps[2 - half]
     transform = torch.fft.rfftn(torch.stack([mean, other]), dim=(1, 2, 3))
@@ -303,7 +314,10 @@ def _score_chunk(
         poses = located(limited, reference.volume, start, reference.settings, points)
         found.append(replace(poses, reference=torch.full_like(poses.particle, number)))
     volumes = problem.align != "none"
-    poses, information, temperature = weighted_over_classes(found, state.share, volumes, target_nats)
+    orders = tuple(len(group) for group in problem.symmetries)
+    poses, information, temperature, evidence = weighted_over_classes(
+        found, state.share, orders, volumes, target_nats
+    )
     slices, residuals = [], None
     for number, reference in enumerate(references):
         mine = of_class(poses, number)
@@ -318,71 +332,8 @@ def _score_chunk(
         noise=residuals,
         information=information,
         temperature=temperature,
+        evidence=evidence,
     )
-
-
-def weighted_over_classes(
-    found: list[Candidates], share: np.ndarray, volumes: bool, target_nats: float | None
-) -> tuple[Candidates, float, float]:
-    """Joint posterior weights of all classes' poses, what they know about the class, and at what temperature.
-
-    The temperature is 1, or what posteriors of ``target_nats`` on average need.
-    """
-    names = ("particle", "rotation", "shift", "chi2", "hessian", "reference")
-    every = Candidates(**{name: torch.cat([getattr(one, name) for one in found]) for name in names})
-    every = every.take(torch.argsort(every.particle, stable=True))
-    chi2 = every.chi2
-    if every.reference is None or chi2 is None or not len(every):
-        return replace(every, weight=chi2), 0.0, 1.0
-    prior = torch.from_numpy(np.log(np.maximum(share, LEAST_SHARE))).to(every.rotation.device)
-    prior = prior[every.reference]
-
-    def at(temperature: float) -> Candidates:
-        softer = replace(every, chi2=chi2 / temperature)
-        return weighted(softer, least=1e-3, log_prior=prior, volumes=volumes)
-
-    low, high = COLDEST, HOTTEST
-    if target_nats is None:
-        poses, low = at(1.0), 1.0
-    else:
-        for _ in range(BISECTIONS):
-            middle = math.sqrt(low * high)
-            if information_of(at(middle), share) > target_nats:
-                low = middle
-            else:
-                high = middle
-        poses = at(high)
-        low = high
-    return poses, information_of(poses, share), low
-
-
-def information_of(poses: Candidates, share: np.ndarray) -> float:
-    """Mean over particles of what their posteriors know about the class, in nats more than ``share``."""
-    if poses.weight is None or poses.reference is None or not len(poses):
-        return 0.0
-    rows = poses.particle.unique(return_inverse=True)[1]
-    belongs = poses.weight.new_zeros((int(rows.max()) + 1, len(share)))
-    belongs.index_put_((rows, poses.reference), poses.weight, accumulate=True)
-    prior = torch.from_numpy(np.maximum(share, LEAST_SHARE)).to(belongs)
-    return float((belongs * torch.log(belongs.clamp_min(1e-300) / prior)).sum(1).mean())
-
-
-def of_class(poses: Candidates, number: int) -> Candidates:
-    """The poses in one class."""
-    if poses.reference is None:
-        raise ValueError("poses of a classification have classes")
-    return poses.take(poses.reference == number)
-
-
-def likeliest(poses: Candidates) -> Candidates:
-    """Of each particle the one pose with the largest weight; the order of particles stays."""
-    if not len(poses) or poses.weight is None:
-        return poses
-    order = torch.argsort(poses.weight, descending=True, stable=True)
-    order = order[torch.argsort(poses.particle[order], stable=True)]
-    first = torch.ones(len(order), dtype=torch.bool, device=order.device)
-    first[1:] = poses.particle[order][1:] != poses.particle[order][:-1]
-    return poses.take(order[first])
 
 
 def _inserted(problem: ClassProblem, state: ClassState, rows: Tensor) -> list[list[Slices]]:
@@ -392,11 +343,3 @@ def _inserted(problem: ClassProblem, state: ClassState, rows: Tensor) -> list[li
     poses = kept_of(state.kept, rows).moved_to(batch.data.device)
     poses = poses.take(batch.valid.any(1)[poses.particle])
     return [insertion_slices(white, of_class(poses, number), points) for number in range(problem.classes)]
-
-
-def _shares(kept: Candidates, classes: int) -> np.ndarray:
-    """The share of all particles in each class."""
-    if kept.weight is None or kept.reference is None:
-        raise ValueError("shares are known of weighted poses with classes")
-    total = torch.zeros(classes, dtype=kept.weight.dtype).index_add_(0, kept.reference, kept.weight)
-    return (total / total.sum()).numpy()

@@ -7,6 +7,9 @@ are refined in each class, or are searched anew; with a focus only a sphere tell
 of the particles is compared with the maps of the other, so that no particle is drawn to a class because it
 went into it; the half maps of a class have therefore seen each other. Refine a class's particles by
 themselves to state its resolution. Percentages per class are written as columns parhelionOccupancy1 ….
+
+Where particles are told apart by the other half's maps no better than by chance, the report, the log and the
+figure alike_classes say which classes are alike.
 """
 
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -147,18 +150,24 @@ MORE = {"none": 1, "local": 5, "global": 12}
 def estimate(params: Params) -> Estimate:
     """What ``algorithms.classify3d`` plans for the table's particles."""
     from parhelion.algorithms.class_checkpoint import KEPT
-    from parhelion.algorithms.classify3d import memory_plan
+    from parhelion.algorithms.classify3d import focus_of, memory_plan
+    from parhelion.io.particles import read_particles
     from parhelion.jobs._particles import size_of
     from parhelion.run.memory import available_bytes
 
     count, box, pixel = size_of(params.input, params.pixel_size, poses=True)
-    plan = memory_plan(count, box, pixel, _settings(params, 0, params.classes), available_bytes())
-    evaluations = count * params.classes * params.rounds * MORE[params.align]
+    classes = params.classes
+    if params.start == "input":
+        classes = _classes(params, read_particles(params.input))
+    settings = _settings(params, 0, classes)
+    focus_of(settings, box, pixel)
+    plan = memory_plan(count, box, pixel, settings, available_bytes())
+    evaluations = count * classes * params.rounds * MORE[params.align]
     return Estimate(
         memory_bytes=plan.shared_bytes,
         per_thread_bytes=plan.per_thread_bytes,
         seconds=SECONDS_PER_EVALUATION * evaluations * (box / 64) ** 2,
-        disk_bytes=params.classes * (3 + 7 * KEPT) * 4 * box**3 + (700 + 150 * KEPT) * count,
+        disk_bytes=classes * (3 + 7 * KEPT) * 4 * box**3 + (700 + 150 * KEPT) * count,
     )
 
 
@@ -250,6 +259,7 @@ def figures_of(found: "Classification") -> dict[str, float | int | str | None]:
         "rounds": len(found.history),
         "mean_probability": float(probability.mean()),
         "resolution_limit_angstrom": found.limit_angstrom,
+        "alike_classes": ", ".join(f"{one.first}={one.second}" for one in found.pairs if one.alike) or None,
     }
     for number, one in enumerate(found.classes, 1):
         figures[f"class_{number}_share"] = one.share
@@ -259,6 +269,7 @@ def figures_of(found: "Classification") -> dict[str, float | int | str | None]:
 
 def show(context: "Context", found: "Classification") -> None:
     """All classes side by side, and how they came apart."""
+    from parhelion.algorithms.class_alike import verdict
     from parhelion.report.images import axis_projections
 
     report = context.report
@@ -267,6 +278,15 @@ def show(context: "Context", found: "Classification") -> None:
         [(k, one.share, one.resolution_angstrom) for k, one in enumerate(found.classes, 1)],
         heads=("class", "share of the particles", "resolution of its halves (Å)"),
     )
+    report.table(
+        [
+            (f"{one.first} and {one.second}", one.known, one.same_angstrom, "yes" if one.alike else "no")
+            for one in found.pairs
+        ],
+        heads=("classes", "told apart (0 to 1)", "maps are the same down to (Å)", "alike"),
+    )
+    if (told := verdict(found.pairs)) is not None:
+        report.text(f"Note: {told}.")
     for k, one in enumerate(found.classes, 1):
         title = f"Class {k}: {100 * one.share:.0f} % of the particles, {one.resolution_angstrom:.1f} Å"
         report.gallery(axis_projections(one.map), ["along z", "along y", "along x"], title)
