@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from parhelion.errors import FormatError, InputError, ParameterError
-from parhelion.io.mrc import StackWriter, open_stack
+from parhelion.io.mrc import StackWriter, open_stack, read_volume, write_volume
 from parhelion.io.particles import read_particles
 from parhelion.jobs._particles import read_with_images
+from parhelion.model.volume import Volume
 
 
 class Notices:
@@ -70,3 +71,19 @@ def test_what_lies_outside_the_images_is_not_searched(simulated, run, job, optio
     options = {name: simulated["reference"] if value == "map" else value for name, value in options.items()}
     with pytest.raises(ParameterError, match=said):
         run(job, input=simulated["particles"], diameter=80, contrast="white", **options)
+
+
+@pytest.mark.parametrize(
+    ("job", "name", "options"),
+    [("refine", "reference", {"max_rounds": 1}), ("refine_manual", "references", {"align": "none"})],
+)
+def test_a_reference_with_black_protein_is_told(
+    simulated, run, molecule, tmp_path, job, name, options
+) -> None:
+    write_volume(tmp_path / "black.mrc", Volume(data=-read_volume(molecule).data, pixel_size_angstrom=4.0))
+    said = {}
+    for colour, reference in (("white", molecule), ("black", tmp_path / "black.mrc")):
+        words = {name: reference, "diameter": 80, "contrast": "white", **options}
+        said[colour] = run(job, input=simulated["truth"], output=tmp_path / colour, **words).notices
+    assert any("the reference looks black" in note for note in said["black"])
+    assert not any("looks black" in note for note in said["white"])

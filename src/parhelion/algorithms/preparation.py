@@ -77,7 +77,7 @@ def warn_of_black(volume: Volume, observer: Observer) -> None:
     spread = float(np.sqrt((deviation**2).mean()))
     if spread > 0 and float((deviation**3).mean()) < BLACK_SKEWNESS * spread**3:
         observer.notice(
-            "the reference looks black (its strongest densities are negative), and protein must be white in it: "
+            "the reference looks black (its strongest densities are negative), protein must be white in it: "
             "invert it, or the poses will mean nothing"
         )
 
