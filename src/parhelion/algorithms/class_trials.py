@@ -1,6 +1,7 @@
 """Which class is split next: tried, and judged by the other half's maps.
 
-The evidence is the mean log-likelihood of a particle in maps that it has not gone into.
+Particles are compared with maps that they have not gone into, so that what posteriors know is not what they
+put there.
 """
 
 from dataclasses import replace
@@ -26,9 +27,9 @@ def next_split(
 ) -> ClassState:
     """Up to twice as many classes, ``wanted`` at most; ``number`` rounds were done.
 
-    Where not all classes are split, the last one is that in two whose halves explain most after some rounds
-    with poses as they are. Components alone promise too much of a class of another molecule, whose poses
-    agree with nothing yet: it gains a little from any split.
+    Where not all classes are split, the last one is that after whose split posteriors know most, some
+    rounds later, with poses as they are. Components alone promise too much of a class of another molecule,
+    whose poses agree with nothing yet: it gains a little from any split.
     """
     classes = len(state.share)
     room = wanted - classes
@@ -48,9 +49,9 @@ def next_split(
         parts, tried = split(replace(problem, align="none"), state, [k], shell, rng)
         for done in range(TRIAL_ROUNDS):
             plan = round_plan(parts, settings, number + done, limit_angstrom, done, False)
-            # evidence compares under one noise only
+            # what is known compares under one noise only
             tried = class_round(parts, replace(tried, noise=state.noise), plan)
-        if best is None or tried.evidence > best.evidence:
+        if best is None or tried.information > best.information:
             best = tried
     if best is None:
         raise ValueError("there is a class to split")
