@@ -1,6 +1,7 @@
 """What happens in which round of a 3D classification: when classes are split, searched and softened, and when
 it is over. Pure rules on the rounds that were done."""
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -20,6 +21,12 @@ SETTLED = 0.01
 """The classification is over when fewer particles change class, and what posteriors know changes by less than
 STEADY of itself, or STEADY_NATS."""
 STEADY, STEADY_NATS = 0.02, 0.0005
+
+FALLING = 3
+"""Rounds in a row after each of which less is known than before, and the classification is over."""
+REAL_SHARE = 0.5
+"""Of what a split told at most, still known then: a split of one structure loses most of it within a few
+rounds, and goes on until its parts are one again."""
 
 History = list[dict[str, float | int]]
 
@@ -57,6 +64,23 @@ def settled(settings: ClassifySettings, history: History, since: int, annealed: 
         return True
     last, known = (float(row["information_nats"]) for row in history[-2:])
     return abs(known - last) <= max(STEADY * known, STEADY_NATS)
+
+
+def draining(settings: ClassifySettings, history: History) -> bool:
+    """Whether a class that stands for something is slowly losing it.
+
+    Particles are compared with maps of the other half: what is known of them is not what they put there.
+    Where it falls round by round although most of it is left, the smaller of two structures that differ
+    little is being drained by the larger, since maps hold part of what particles of the other one brought.
+    """
+    with_all = [float(row["information_nats"]) for row in history if row["classes"] == settings.classes]
+    fewer = [float(row["information_nats"]) for row in history if row["classes"] < settings.classes]
+    if len(with_all) <= max(FALLING, settings.least_rounds):
+        return False
+    last = with_all[-FALLING - 1 :]
+    before = fewer[-1] if fewer else 0.0
+    falls = all(after < known for known, after in itertools.pairwise(last))
+    return falls and with_all[-1] - before > REAL_SHARE * (max(with_all) - before)
 
 
 def target_nats(settings: ClassifySettings, number: int) -> float | None:

@@ -25,6 +25,7 @@ from parhelion.algorithms.class_alike import pairs_of, verdict
 from parhelion.algorithms.class_schedule import (
     History,
     between,
+    draining,
     round_plan,
     rounds_with,
     settled,
@@ -179,6 +180,8 @@ def _all_rounds(
         problem.cancel.check()
         if settled(settings, history, since, annealed):
             return state, f"{100 * history[-1]['changed_share']:.1f} % of the particles changed class"
+        if not annealed and draining(settings, history):
+            return state, "classes would be told apart ever less"
         rounds_now = rounds_with(history, len(state.share))
         now = with_classes(problem, len(state.share))
         if len(state.share) < classes and rounds_now >= between(len(state.share)):
