@@ -78,6 +78,12 @@ def test_limits_that_make_no_sense_are_refused():
         shell_limits(settings, 200.0, 30)
 
 
+def test_too_few_particles_for_the_classes_are_refused():
+    simulated = simulate_particles(demo_molecule(28, 4.86, diameter_angstrom=80.0), 100, snr=0.5, seed=3)
+    with pytest.raises(ParameterError, match=r"100 particles are too few for 50 classes.* 5 or fewer"):
+        found_in(simulated, AbInitioSettings(diameter_angstrom=89.0, classes=50))
+
+
 def test_a_small_particle_in_a_small_box_stays_below_nyquist():
     """Its resolution limits lie within a margin of Nyquist, beyond which there is no transform to keep."""
     truth = demo_molecule(28, 4.86, symmetry=symmetry_group("C1"), diameter_angstrom=80.0)

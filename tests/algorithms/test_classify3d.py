@@ -270,6 +270,8 @@ def test_what_makes_no_sense_is_refused(mixture) -> None:
         ClassifySettings(diameter_angstrom=80.0, start="guess")
     with pytest.raises(ParameterError, match="outside the box"):
         classified(mixture, focus=(200.0, 0.0, 0.0, 10.0))
+    with pytest.raises(ParameterError, match="holds the whole particle"):
+        classified(mixture, focus=(0.0, 0.0, 0.0, 500.0))
     particles, images, label = mixture
     with pytest.raises(MetadataError, match="refine them first"):
         classified((replace(particles, rotation=None, shift_xyz_angstrom=None), images, label))

@@ -15,11 +15,23 @@ from parhelion.engine.loader import EDGE_PIXELS, ParticleLoader
 from parhelion.engine.noise import background_noise
 from parhelion.engine.points import FourierPoints
 from parhelion.engine.solvent import Solvent
+from parhelion.errors import ParameterError
 from parhelion.images.masks import spherical_mask
 from parhelion.model.particles import ParticleSet
 
 NOISE_SAMPLE = 1000
 INNER_EDGE_PIXELS = 5
+FEWEST_PER_CLASS = 20
+"""Particles per class with which a search is begun; real ones need many more."""
+
+
+def check_classes(count: int, classes: int) -> None:
+    """ParameterError where there are too few particles for the classes."""
+    if classes > 1 and count < FEWEST_PER_CLASS * classes:
+        raise ParameterError(
+            f"{count} particles are too few for {classes} classes; each needs {FEWEST_PER_CLASS} at the very "
+            f"least, so ask for {max(count // FEWEST_PER_CLASS, 1)} or fewer"
+        )
 
 
 def make_problem(
@@ -37,6 +49,7 @@ def make_problem(
     Raises MetadataError and ParameterError for too few particles and settings that do not fit them.
     """
     prepare.check_count(particles)
+    check_classes(len(particles), settings.classes)
     pixel, diameter = particles.optics[0].pixel_size_angstrom, settings.diameter_angstrom
     prepare.check_diameter(diameter, source.box, pixel)
     prepare.check_shift_range(shift_range(settings), source.box, pixel)

@@ -90,6 +90,11 @@ def focus_of(settings: ClassifySettings, box: int, pixel_size_angstrom: float) -
             f"the centre of the focus {tuple(centre)} Å lies outside the box, which ends "
             f"{box * pixel_size_angstrom / 2:.0f} Å from its middle"
         )
+    if radius > settings.diameter_angstrom:
+        raise ParameterError(
+            f"a focus of {radius:g} Å radius holds the whole particle of {settings.diameter_angstrom:g} Å "
+            f"diameter wherever its centre lies; give a smaller one, or none"
+        )
     sphere = spherical_mask(box, pixel_size_angstrom, radius, EDGE_OF_FOCUS_PIXELS * pixel_size_angstrom)
     return np.roll(sphere, shift, axis=(0, 1, 2))
 
