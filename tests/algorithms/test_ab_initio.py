@@ -79,7 +79,9 @@ def test_limits_that_make_no_sense_are_refused():
 
 
 def test_too_few_particles_for_the_classes_are_refused():
-    simulated = simulate_particles(demo_molecule(28, 4.86, diameter_angstrom=80.0), 100, snr=0.5, seed=3)
+    simulated = simulate_particles(
+        demo_molecule(28, 4.86, symmetry=symmetry_group("C1"), diameter_angstrom=80.0), 100, snr=0.5, seed=3
+    )
     with pytest.raises(ParameterError, match=r"100 particles are too few for 50 classes.* 5 or fewer"):
         found_in(simulated, AbInitioSettings(diameter_angstrom=89.0, classes=50))
 
