@@ -110,7 +110,9 @@ def test_distorted_images_become_those_of_the_undistorted_particle(kit, clear) -
 
     plain = (replace(group, magnification=(1.0, 0.0, 0.0, 1.0)),)
     moved = undistorted_shifts(particles)
-    seen = model(np.clip(matrix @ image_k, -0.5, 0.5), plain, moved).reshape(4, *fx.shape)
+    there = matrix @ image_k
+    there *= np.minimum(1, 0.5 / np.hypot(*there).clip(1e-9))
+    seen = model(there, plain, moved).reshape(4, *fx.shape)
     seen[:, np.hypot(fx, fy) > 0.46] = 0  # what the sampler cannot know
     images = np.fft.fftshift(np.fft.irfft2(seen, s=(kit.BOX, kit.BOX)), axes=(1, 2)).astype(np.float32)
     noise = 1e-4 * np.random.default_rng(1).standard_normal(images.shape).astype(np.float32)

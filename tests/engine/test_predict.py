@@ -8,7 +8,7 @@ from scipy.spatial.transform import Rotation
 from parhelion.algorithms.simulate.project import Projector
 from parhelion.engine.loader import transform
 from parhelion.engine.points import FourierPoints
-from parhelion.engine.predict import crop_half, divide_envelope, fourier_volume, uncrop_half
+from parhelion.engine.predict import crop_half, divide_envelope, fourier_volume, half_size, uncrop_half
 from parhelion.kernels import dispatch
 
 
@@ -30,6 +30,15 @@ def test_slices_along_the_axes_equal_sums_along_the_axes(kit, box) -> None:
     expected = transform(torch.from_numpy(pictures), points)
     for number in range(3):
         assert relative_error(found[number], expected[number]) < 1e-5
+
+
+@pytest.mark.parametrize("padding", [1.0, 67 / 33, 2.0, 2.5, 3.0, 4.0])
+@pytest.mark.parametrize("max_shell", [1, 2, 13, 40, 111, 1000])
+def test_the_volume_goes_one_sample_beyond_every_point(padding, max_shell) -> None:
+    farthest = np.float32(FourierPoints(2 * max_shell + 2, max_shell).radius[-1] * padding)
+    h = half_size(max_shell, padding)
+    assert int(np.float32(h) + farthest) + 1 <= 2 * h
+    assert h <= (max_shell + 0.5) * padding + 1.01
 
 
 @pytest.mark.parametrize(("padding", "most"), [(2.0, 0.02), (3.0, 0.01)])

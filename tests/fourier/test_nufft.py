@@ -23,3 +23,11 @@ def test_agrees_with_the_direct_sum(n, width, tolerance):
 def test_a_volume_that_is_not_cubic_is_refused():
     with pytest.raises(ParameterError, match="cubic"):
         FourierSampler(np.zeros((4, 4, 6), np.float32))
+
+
+def test_there_is_nothing_beyond_nyquist() -> None:
+    sampler = FourierSampler(np.zeros((8, 8, 8), np.float32))
+    with pytest.raises(ParameterError, match=r"up to 0\.5 cycles"):
+        sampler.at(np.array([[0.0, 0.6, 0.0]]))
+    with pytest.raises(ParameterError, match=r"up to 0\.5 cycles"):
+        sampler.at(np.array([[0.0, np.nan, 0.0]]))

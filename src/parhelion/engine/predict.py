@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 PADDING = 2.0
+ROUNDING = 1e-6
+"""Of single precision, several operations together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +26,13 @@ class FourierVolume:
 
 
 def half_size(max_shell: int, padding: float = PADDING) -> int:
-    """h of a Fourier volume that holds ``max_shell`` shells of the images' transform."""
-    return math.ceil(max_shell * padding) + 1
+    """h of a Fourier volume that holds ``max_shell`` shells of the images' transform.
+
+    The farthest point of the last shell has m² + m for its radius squared. Wherever a rotation takes it,
+    rounding in single precision included, the next sample beyond it is there to interpolate with.
+    """
+    farthest = padding * math.sqrt(max_shell * (max_shell + 1)) * (1 + ROUNDING)
+    return math.floor(farthest) + 1
 
 
 def padded_box(box: int, padding: float = PADDING) -> int:

@@ -17,6 +17,8 @@ from parhelion.fourier.fft import rfft3
 
 PADDING = 2
 TABLE_STEPS = 2048
+NYQUIST = 0.5 + 1e-9
+"""Rotated frequencies are a rounding beyond it; the last sample of the grid still is the nearest below."""
 
 
 def _beta(width: int) -> float:
@@ -121,8 +123,11 @@ class FourierSampler:
     def at(self, frequency: np.ndarray) -> np.ndarray:
         """Transform ``(k,)`` complex64 of the volume at ``frequency (k, 3)``, (x, y, z) in cycles per voxel.
 
-        The plain transform (a sum over voxels) about voxel ``n // 2``; |frequency| ≤ 0.5 per axis.
+        The plain transform (a sum over voxels) about voxel ``n // 2``. Raises ParameterError for frequencies
+        beyond 0.5 along an axis, where there is no transform.
         """
+        if len(frequency) and not np.abs(frequency).max() <= NYQUIST:
+            raise ParameterError("a transform is known up to 0.5 cycles per voxel along each axis")
         out = np.empty(len(frequency), np.complex64)
         _gather(
             self.grid,
