@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tifffile
 from hypothesis import HealthCheck, given, settings
+from hypothesis import example as with_example
 from hypothesis import strategies as st
 
 from parhelion.contracts import FrameSource
@@ -401,6 +402,7 @@ def test_truncated(example: Path, cut: float) -> None:
     ),
     near=st.booleans(),
 )
+@with_example(changes=[(0.099609375, 0)], near=False)  # a height that is a tuple
 def test_changed_bytes(example: Path, changes: list[tuple[float, int]], near: bool) -> None:
     content = bytearray(example.read_bytes())
     reach = min(len(content), 300) if near else len(content)

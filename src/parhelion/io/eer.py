@@ -17,7 +17,7 @@ import numpy as np
 
 from parhelion.errors import FormatError, InputError, ParameterError
 from parhelion.io.movie_file import MovieFile
-from parhelion.io.tiff import check_last_page, open_file, page_after
+from parhelion.io.tiff import check_last_page, is_picture, open_file, page_after
 
 COMPRESSIONS = (65000, 65001, 65002)
 WANTED_FRAMES = 40
@@ -68,7 +68,10 @@ class EerMovie(MovieFile):
             try:
                 first = _first_event_page(tiff)
                 pages = list(tiff.pages)[first or 0 :]
-                described = [(p.shape, p.compression, p.dataoffsets, p.databytecounts) for p in pages]
+                described = [
+                    (p.shape, p.compression, _numbers(p.dataoffsets), _numbers(p.databytecounts))
+                    for p in pages
+                ]
                 codes = _codes(pages[0])
                 pixel = _pixel_size(pages[0])
                 following = page_after(tiff, tiff.pages[-1])
@@ -141,6 +144,11 @@ class EerMovie(MovieFile):
             raise FormatError(f"raw frame {raw + 1} of {self.path} cannot be decoded: {error}") from error
 
 
+def _numbers(values: Any) -> tuple[int, ...]:
+    """Entries of a tag; TypeError where a damaged one holds something else."""
+    return tuple(int(value) for value in values)
+
+
 def _codes(page: Any) -> _Codes:
     if page.compression == 65002:
         skip, horizontal, vertical = (int(page.tags.valueof(tag, 0)) for tag in (65007, 65008, 65009))
@@ -155,7 +163,7 @@ def _check(path: Path, described: list[Any], codes: _Codes) -> None:
         raise FormatError(f"{path} codes events in {codes}, which makes no sense: it is damaged")
     shape, compression = described[0][:2]
     for number, (other, coding, offsets, counts) in enumerate(described, 1):
-        if len(other) != 2 or other != shape or coding != compression or min(other) <= 0:
+        if not is_picture(other) or other != shape or coding != compression:
             raise FormatError(
                 f"raw frame {number} of {path} is {other} with compression {coding}; all must be as the "
                 f"first ({shape}, {compression})"

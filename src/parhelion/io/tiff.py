@@ -6,7 +6,7 @@ reading and writing, as RELION and IMOD do: an exposure is the same array whiche
 
 import math
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,7 @@ def check_pages(path: Path, tiff: Any) -> TiffDescription:
     check_last_page(path, len(described), following)
     shape, dtype = described[0][:2]
     for number, (other, kind, unpacked, packed, end) in enumerate(described, 1):
-        if len(other) != 2 or other != shape or kind != dtype or kind is None or min(other) <= 0:
+        if not is_picture(other) or other != shape or kind != dtype or kind is None:
             raise FormatError(
                 f"page {number} of {path} is {kind} {other}; "
                 f"grey images of one size and type are expected, as the first ({dtype} {shape})"
@@ -131,6 +131,11 @@ def check_last_page(path: Path, count: int, following: int) -> None:
             f"page {count} of {path} is followed by another at byte {following:,}, but the file has "
             f"{size:,}: it is truncated or damaged; copy or make it again"
         )
+
+
+def is_picture(shape: Sequence[Any]) -> bool:
+    """Whether a page's shape is a height and a width; a damaged tag may hold anything."""
+    return len(shape) == 2 and all(isinstance(length, int) and length > 0 for length in shape)
 
 
 def _end(page: Any) -> int:
