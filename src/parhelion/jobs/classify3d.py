@@ -8,6 +8,9 @@ of the particles is compared with the maps of the other, so that no particle is 
 went into it; the half maps of a class have therefore seen each other. Refine a class's particles by
 themselves to state its resolution. Percentages per class are written as columns parhelionOccupancy1 ….
 
+It ends when hardly a particle changes class, or when classes that differ little would be told apart ever
+less: the larger then slowly takes in the smaller. The report says which.
+
 Where particles are told apart by the other half's maps no better than by chance, the report, the log and the
 figure alike_classes say which classes are alike.
 """
